@@ -1,0 +1,8 @@
+//! Diffusion sampling without an allocator: noise schedules, the forward and reverse Markov chain, samplers, and
+//! networks as data with reference kernels. Every buffer is the caller's.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod denoise;
+pub mod math;
+pub mod nn;

@@ -1,0 +1,57 @@
+//! Weights as the reference reads them: borrowed, in the type in which they are stored.
+
+use bytemuck::try_cast_slice;
+
+/// The values of one weight, in torch's layout.
+#[derive(Clone, Copy, Debug)]
+pub enum WeightData<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// IEEE half floats, by their bits.
+    F16(&'a [u16]),
+    /// bfloat16, by their bits.
+    Bf16(&'a [u16]),
+}
+
+impl<'a> WeightData<'a> {
+    /// Number of values.
+    pub fn len(self) -> usize {
+        match self {
+            WeightData::F32(w) => w.len(),
+            WeightData::F16(w) | WeightData::Bf16(w) => w.len(),
+        }
+    }
+
+    /// True when there is no value.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value `i`, widened exactly. Out of range is 0; executors check lengths beforehand.
+    #[inline]
+    pub fn at(self, i: usize) -> f32 {
+        match self {
+            WeightData::F32(w) => w.get(i).copied().unwrap_or(0.0),
+            WeightData::F16(w) => w.get(i).map_or(0.0, |&b| f16_to_f32(b)),
+            WeightData::Bf16(w) => w.get(i).map_or(0.0, |&b| f32::from_bits(u32::from(b) << 16)),
+        }
+    }
+
+    /// Bytes as f32 values; `None` when they are misaligned or no multiple of 4.
+    pub fn f32_bytes(bytes: &'a [u8]) -> Option<Self> {
+        try_cast_slice(bytes).ok().map(WeightData::F32)
+    }
+}
+
+/// The exact value of a half float given by its bits (IEEE 754-2019, binary16).
+#[inline]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    let sign = u32::from(bits & 0x8000) << 16;
+    let (exponent, fraction) = (u32::from(bits >> 10) & 31, u32::from(bits & 0x3ff));
+    match exponent {
+        // Zero and subnormals: the fraction times 2^-24, exact in f32.
+        0 => f32::from_bits(sign | (fraction as f32 * f32::from_bits(0x3380_0000)).to_bits()),
+        31 => f32::from_bits(sign | 0x7f80_0000 | fraction << 13),
+        _ => f32::from_bits(sign | (exponent + 112) << 23 | fraction << 13),
+    }
+}

@@ -1,0 +1,1 @@
+//! Diffusion image models on small computers.
