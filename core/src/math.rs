@@ -48,3 +48,36 @@ pub fn erf(x: f32) -> f32 {
 pub fn ln_1p(x: f32) -> f32 {
     libm::log1pf(x)
 }
+
+/// The f64 functions, for the few values that need them: schedules, coefficients, time features.
+pub mod wide {
+    /// `e^x`.
+    #[inline]
+    pub fn exp(x: f64) -> f64 {
+        libm::exp(x)
+    }
+
+    /// Natural logarithm.
+    #[inline]
+    pub fn ln(x: f64) -> f64 {
+        libm::log(x)
+    }
+
+    /// Square root, correctly rounded.
+    #[inline]
+    pub fn sqrt(x: f64) -> f64 {
+        libm::sqrt(x)
+    }
+
+    /// Sine of `x` radians.
+    #[inline]
+    pub fn sin(x: f64) -> f64 {
+        libm::sin(x)
+    }
+
+    /// Cosine of `x` radians.
+    #[inline]
+    pub fn cos(x: f64) -> f64 {
+        libm::cos(x)
+    }
+}

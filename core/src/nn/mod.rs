@@ -1,5 +1,11 @@
 //! A network as data: ops with their plain-loop twins, the graph, the memory plan and the reference executor.
 
+pub mod exec;
 pub mod graph;
+pub mod layout;
+pub mod model;
 pub mod op;
+pub mod plan;
+pub mod project;
+pub mod reference;
 pub mod weights;

@@ -1,0 +1,166 @@
+//! The memory plan: an offset in one arena for every tensor, by liveness.
+
+use super::graph::{Graph, Node, TensorId};
+use super::op::Shape;
+
+/// What a backend needs of a plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Every offset and size is a multiple of this many bytes; a power of two, at least 4.
+    pub align: u64,
+    /// Channels of a pixel are padded to a multiple of this.
+    pub lanes: u32,
+    /// The most bytes a tensor of one image may take.
+    pub max_binding: u64,
+    /// Bytes of scratch memory that a node needs while it runs, for one image.
+    pub workspace: fn(&Graph<'_>, &Node) -> u64,
+}
+
+impl Target {
+    /// Plain loops on a CPU: no padding, no scratch memory.
+    pub const REFERENCE: Target = Target { align: 16, lanes: 1, max_binding: u64::MAX, workspace: |_, _| 0 };
+
+    /// Channels of a pixel of `shape`, padded.
+    pub const fn padded_channels(&self, shape: Shape) -> u32 {
+        shape.c.next_multiple_of(self.lanes)
+    }
+
+    /// Bytes that a tensor of `shape` takes for one image: padded, not aligned.
+    pub const fn bytes(&self, shape: Shape) -> u64 {
+        4 * shape.pixels() * self.padded_channels(shape) as u64
+    }
+}
+
+/// A place in the arena, for one image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Bytes from the arena's start.
+    pub offset: u64,
+    /// Bytes taken, aligned; 0 where nothing is needed.
+    pub bytes: u64,
+    /// The nodes during which it is in use: from `first` to `last`, both included.
+    first: u32,
+    last: u32,
+    /// The placed slot with the next higher offset, as an index + 1; 0 ends the list.
+    next: u32,
+    placed: bool,
+}
+
+/// Why a plan can't be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError {
+    /// The lent memory is too small; the number of slots needed.
+    Full(usize),
+    /// A tensor or workspace needs more bytes than the target can bind.
+    TooLarge(u64),
+    /// The sum of sizes is beyond u64, or the target is no valid one.
+    Overflow,
+}
+
+/// Where everything lies. For `n` images at once, multiply every offset and size by `n`.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    slots: &'a [Slot],
+    tensors: usize,
+    /// Bytes of the arena for one image.
+    pub bytes: u64,
+    /// The largest set of bytes that must be live at once: no plan can take less.
+    pub lower_bound: u64,
+}
+
+impl Plan<'_> {
+    /// The place of a tensor.
+    pub fn tensor(&self, id: TensorId) -> Slot {
+        self.slots[usize::from(id.0)]
+    }
+
+    /// The place of the scratch memory of node `index`.
+    pub fn workspace(&self, index: usize) -> Slot {
+        self.slots[self.tensors + index]
+    }
+}
+
+/// Slots to lend to [`plan`] for a graph: one a tensor and one a node.
+pub const fn slots_needed(graph: &Graph<'_>) -> usize {
+    graph.tensors.len() + graph.nodes.len()
+}
+
+/// Gives every tensor and workspace of `graph` a place. Larger ones first, each at the lowest offset that is free while it
+/// lives (greedy by size, Pisarchyk & Lee 2020). Inputs live from the start, the output to the end.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn plan<'a>(graph: &Graph<'_>, target: &Target, slots: &'a mut [Slot]) -> Result<Plan<'a>, PlanError> {
+    let (tensors, needed) = (graph.tensors.len(), slots_needed(graph));
+    let slots = slots.get_mut(..needed).ok_or(PlanError::Full(needed))?;
+    if !target.align.is_power_of_two() || target.align < 4 || target.lanes == 0 {
+        return Err(PlanError::Overflow);
+    }
+    let sized = |bytes: u64| match bytes.checked_next_multiple_of(target.align) {
+        Some(aligned) if bytes <= target.max_binding => Ok(aligned),
+        _ => Err(PlanError::TooLarge(bytes)),
+    };
+    for (slot, tensor) in slots.iter_mut().zip(graph.tensors) {
+        *slot = Slot { bytes: sized(target.bytes(tensor.shape))?, ..Slot::default() };
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let now = i as u32;
+        let output = &mut slots[usize::from(node.output.0)];
+        (output.first, output.last) = (now, now);
+        for id in node.inputs.iter().flatten() {
+            slots[usize::from(id.0)].last = now;
+        }
+        let bytes = sized((target.workspace)(graph, node))?;
+        slots[tensors + i] = Slot { bytes, first: now, last: now, ..Slot::default() };
+    }
+    slots[usize::from(graph.output.0)].last = graph.nodes.len() as u32;
+
+    let mut lower_bound = 0;
+    for now in 0..graph.nodes.len() as u32 {
+        let live = slots.iter().filter(|s| s.first <= now && now <= s.last);
+        let sum = live.map(|s| s.bytes).try_fold(0_u64, u64::checked_add).ok_or(PlanError::Overflow)?;
+        lower_bound = lower_bound.max(sum);
+    }
+
+    let (mut head, mut bytes) = (0, 0);
+    while let Some(next) = largest_unplaced(slots) {
+        bytes = bytes.max(place(slots, &mut head, next)?);
+    }
+    Ok(Plan { slots, tensors, bytes, lower_bound })
+}
+
+fn largest_unplaced(slots: &[Slot]) -> Option<usize> {
+    let unplaced = slots.iter().enumerate().filter(|(_, s)| !s.placed && s.bytes > 0);
+    // Among equals the first, so that the plan is the same whatever the iteration does with ties.
+    unplaced.max_by_key(|(i, s)| (s.bytes, core::cmp::Reverse(*i))).map(|(i, _)| i)
+}
+
+/// Places slot `index` and returns the byte after its end. `head` starts the list of placed slots by offset.
+fn place(slots: &mut [Slot], head: &mut u32, index: usize) -> Result<u64, PlanError> {
+    let new = slots[index];
+    let end_of = |offset: u64| offset.checked_add(new.bytes).ok_or(PlanError::Overflow);
+    let (mut offset, mut end) = (0, end_of(0)?);
+    let mut at = *head;
+    while at != 0 {
+        let s = slots[at as usize - 1];
+        if s.first <= new.last && new.first <= s.last {
+            if s.offset >= end {
+                break;
+            }
+            offset = offset.max(s.offset + s.bytes);
+            end = end_of(offset)?;
+        }
+        at = s.next;
+    }
+    let mut before = 0;
+    let mut after = *head;
+    while after != 0 && slots[after as usize - 1].offset <= offset {
+        (before, after) = (after, slots[after as usize - 1].next);
+    }
+    slots[index] = Slot { offset, next: after, placed: true, ..new };
+    match before {
+        0 => *head = index as u32 + 1,
+        _ => slots[before as usize - 1].next = index as u32 + 1,
+    }
+    Ok(end)
+}

@@ -1,0 +1,136 @@
+//! Numbers (the model time, a class label) as the features that a network is given. Done on the host for every backend:
+//! device sines are too coarse (2^-11), and arguments reach 1000 radians.
+
+use super::graph::{Graph, Input, Projection};
+use super::weights::WeightData;
+use crate::denoise::Cond;
+use crate::math::wide;
+
+/// Why an input of a network can't be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputError {
+    /// A time or label is not finite.
+    NotFinite,
+    /// A time or label must be a whole number below the given count.
+    OutOfRange(u32),
+    /// A Fourier embedding takes the logarithm: its number must be above 0.
+    NotPositive,
+    /// The network needs a class label and got none.
+    NoClass,
+    /// The network needs a loaded embedding, and the condition names none that is loaded.
+    NoEmbedding,
+    /// A condition was given to a network that takes none.
+    Unconditional,
+    /// A buffer or the number of conditions doesn't fit the network.
+    Length,
+}
+
+/// The features of `number`, `out.len() == projection.dim()`. `weights` are the graph's.
+///
+/// Sources: Ho et al. 2020 (positional), Song et al. 2021 (Fourier); rounded to f32 where diffusers rounds.
+///
+/// # Errors
+/// [`InputError`].
+pub fn project(
+    projection: Projection,
+    number: f32,
+    weights: &[WeightData<'_>],
+    out: &mut [f32],
+) -> Result<(), InputError> {
+    if !number.is_finite() {
+        return Err(InputError::NotFinite);
+    }
+    if out.len() != projection.dim() as usize {
+        return Err(InputError::Length);
+    }
+    match projection {
+        Projection::Value => out[0] = number,
+        Projection::Index { count } => {
+            // The conversion saturates, so that what comes back differs for anything but a whole number in range.
+            if number < 0.0 || number as u32 as f32 != number || number as u32 >= count {
+                return Err(InputError::OutOfRange(count));
+            }
+            out[0] = number;
+        }
+        Projection::Positional { dim, flip, shift } => {
+            let half = dim as usize / 2;
+            let denominator = (half as i64 - i64::from(shift)) as f32;
+            out.fill(0.0);
+            for i in 0..half {
+                let exponent = (-core::f64::consts::LN_10 * 4.0) as f32 * i as f32 / denominator;
+                let angle = f64::from(number * wide::exp(f64::from(exponent)) as f32);
+                let (sin, cos) = (wide::sin(angle) as f32, wide::cos(angle) as f32);
+                (out[i], out[half + i]) = if flip { (cos, sin) } else { (sin, cos) };
+            }
+        }
+        Projection::Fourier { weight, dim } => {
+            if number <= 0.0 {
+                return Err(InputError::NotPositive);
+            }
+            let half = dim as usize / 2;
+            let frequencies = weights.get(usize::from(weight.0)).ok_or(InputError::Length)?;
+            let log = wide::ln(f64::from(number)) as f32;
+            for i in 0..half {
+                let angle = f64::from(log * frequencies.at(i) * 2.0 * core::f32::consts::PI);
+                (out[i], out[half + i]) = (wide::sin(angle) as f32, wide::cos(angle) as f32);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills one of a network's inputs other than the image: the features of time `t` or of condition `cond`.
+/// `embeddings` finds what was loaded under a number.
+///
+/// # Errors
+/// [`InputError`].
+pub fn fill<'e>(
+    input: Input,
+    t: f32,
+    cond: Cond,
+    weights: &[WeightData<'_>],
+    embeddings: impl FnOnce(u32) -> Option<&'e [f32]>,
+    out: &mut [f32],
+) -> Result<(), InputError> {
+    match (input, cond) {
+        (Input::Sample, _) => Err(InputError::Length),
+        (Input::Time(projection), _) => project(projection, t, weights, out),
+        (Input::Class(projection), Cond::Class(label)) if label < 1 << 24 => {
+            project(projection, label as f32, weights, out)
+        }
+        (Input::Class(Projection::Index { count }), Cond::Class(_)) => Err(InputError::OutOfRange(count)),
+        (Input::Class(_), Cond::Class(_)) => Err(InputError::OutOfRange(1 << 24)),
+        (Input::Class(_), _) => Err(InputError::NoClass),
+        (Input::Embedding, Cond::Loaded(number)) => {
+            let embedding = embeddings(number).ok_or(InputError::NoEmbedding)?;
+            if embedding.len() != out.len() {
+                return Err(InputError::Length);
+            }
+            out.copy_from_slice(embedding);
+            Ok(())
+        }
+        (Input::Embedding, _) => Err(InputError::NoEmbedding),
+    }
+}
+
+/// Checks what [`crate::denoise::Denoise::predict`] was given against the graph: lengths, and that conditions are given
+/// exactly if the network takes them. Returns the number of images and the number of evaluations (`k * images`).
+///
+/// # Errors
+/// [`InputError::Length`] or [`InputError::Unconditional`].
+pub fn check(graph: &Graph<'_>, x: &[f32], conds: &[Cond], out: &[f32]) -> Result<(usize, usize), InputError> {
+    let len = graph.sample_shape().ok_or(InputError::Length)?.len() as usize;
+    let out_len = graph.shape(graph.output).len() as usize;
+    let images = x.len() / len;
+    if images == 0 || images * len != x.len() || conds.is_empty() || !conds.len().is_multiple_of(images) {
+        return Err(InputError::Length);
+    }
+    if conds.len().checked_mul(out_len) != Some(out.len()) {
+        return Err(InputError::Length);
+    }
+    let takes = graph.inputs().any(|(_, i, _)| matches!(i, Input::Class(_) | Input::Embedding));
+    if !takes && conds.iter().any(|c| *c != Cond::None) {
+        return Err(InputError::Unconditional);
+    }
+    Ok((images, conds.len()))
+}
