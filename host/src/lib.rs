@@ -1,1 +1,3 @@
 //! Diffusion image models on small computers.
+
+pub mod cpu;
