@@ -241,6 +241,8 @@ impl<'a> GraphBuilder<'a> {
     ) -> Result<TensorId, GraphError> {
         let shapes = inputs.map(|id| id.map(|id| self.shape(id)));
         let shape = op.shape(shapes).map_err(|e| GraphError::Shape(op.name(), e))?;
+        let given = weights.map(|id| id.map(|id| self.weights[usize::from(id.0)]));
+        op.check_weights(shape, given).map_err(|e| GraphError::Shape(op.name(), e))?;
         if self.used[0] >= self.nodes.len() {
             return Err(GraphError::Full);
         }

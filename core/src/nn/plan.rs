@@ -164,3 +164,70 @@ fn place(slots: &mut [Slot], head: &mut u32, index: usize) -> Result<u64, PlanEr
     }
     Ok(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::graph::{EMPTY_NODE, EMPTY_TENSOR, EMPTY_WEIGHT, GraphBuilder, Input};
+    use crate::nn::op::{Affine, Concat, Op};
+
+    /// A small network with a long skip, built into lent memory and handed to `test`.
+    fn with_graph(test: impl FnOnce(&Graph<'_>)) {
+        let (mut nodes, mut tensors, mut weights) = ([EMPTY_NODE; 16], [EMPTY_TENSOR; 16], [EMPTY_WEIGHT; 1]);
+        let mut g = GraphBuilder::new(&mut nodes, &mut tensors, &mut weights);
+        let double = Op::Affine(Affine { scale: 2.0, shift: 0.0 });
+        let x = g.input(Input::Sample, Shape::new(5, 7, 3)).unwrap();
+        let mut y = x;
+        for _ in 0..4 {
+            y = g.node(double, [Some(y), None, None], [None; 2]).unwrap();
+            y = g.node(Op::Concat(Concat), [Some(y), Some(x), None], [None; 2]).unwrap();
+        }
+        test(&g.finish(y));
+    }
+
+    fn target() -> Target {
+        Target { align: 64, lanes: 4, max_binding: 1 << 20, workspace: |_, node| u64::from(node.output.0) * 4 }
+    }
+
+    #[test]
+    fn live_slots_never_overlap() {
+        with_graph(|graph| {
+            let mut slots = [Slot::default(); 64];
+            let plan = plan(graph, &target(), &mut slots).unwrap();
+            assert!(plan.bytes >= plan.lower_bound && plan.lower_bound > 0);
+            let slots = &plan.slots[..slots_needed(graph)];
+            for (i, a) in slots.iter().enumerate() {
+                assert_eq!(a.offset % 64, 0);
+                assert!(a.offset + a.bytes <= plan.bytes);
+                for b in &slots[..i] {
+                    let together = a.first <= b.last && b.first <= a.last;
+                    let apart = a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset;
+                    assert!(!together || apart || a.bytes == 0 || b.bytes == 0, "{a:?} and {b:?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn sizes_are_padded_and_aligned() {
+        with_graph(|graph| {
+            let mut slots = [Slot::default(); 64];
+            let plan = plan(graph, &target(), &mut slots).unwrap();
+            assert_eq!(plan.tensor(TensorId(0)).bytes, (5 * 7 * 4 * 4_u64).next_multiple_of(64));
+            assert_eq!(plan.workspace(2).bytes, u64::from(graph.nodes[2].output.0) * 4 / 64 * 64 + 64);
+        });
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        with_graph(|graph| {
+            let needed = slots_needed(graph);
+            let mut slots = [Slot::default(); 64];
+            assert_eq!(plan(graph, &target(), &mut slots[..needed - 1]).unwrap_err(), PlanError::Full(needed));
+            let small = Target { max_binding: 16, ..target() };
+            assert_eq!(plan(graph, &small, &mut slots).unwrap_err(), PlanError::TooLarge(5 * 7 * 4 * 4));
+            let odd = Target { align: 24, ..target() };
+            assert_eq!(plan(graph, &odd, &mut slots).unwrap_err(), PlanError::Overflow);
+        });
+    }
+}

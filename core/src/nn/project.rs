@@ -134,3 +134,40 @@ pub fn check(graph: &Graph<'_>, x: &[f32], conds: &[Cond], out: &[f32]) -> Resul
     }
     Ok((images, conds.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::graph::WeightId;
+
+    #[test]
+    fn positional_features_follow_the_formula() {
+        let mut out = [9.0; 5];
+        project(Projection::Positional { dim: 5, flip: false, shift: 1 }, 3.0, &[], &mut out).unwrap();
+        // Frequencies 1 and 1/10000 (the denominator is 2 - 1), sines first, an odd end of zero.
+        let expected = [3.0_f32.sin(), 3e-4_f32.sin(), 3.0_f32.cos(), 3e-4_f32.cos(), 0.0];
+        for (a, b) in out.iter().zip(expected) {
+            assert!((a - b).abs() < 1e-6, "{out:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn fourier_refuses_time_zero() {
+        let projection = Projection::Fourier { weight: WeightId(0), dim: 2 };
+        let weights = [WeightData::F32(&[0.5])];
+        assert_eq!(project(projection, 0.0, &weights, &mut [0.0; 2]), Err(InputError::NotPositive));
+        let mut out = [0.0; 2];
+        project(projection, core::f32::consts::E, &weights, &mut out).unwrap();
+        assert!(out[0].abs() < 1e-6 && (out[1] + 1.0).abs() < 1e-6, "sin and cos of pi: {out:?}");
+    }
+
+    #[test]
+    fn indices_are_whole_and_in_range() {
+        let index = Projection::Index { count: 7 };
+        assert_eq!(project(index, 6.0, &[], &mut [0.0]), Ok(()));
+        for bad in [7.0, -1.0, 0.5] {
+            assert_eq!(project(index, bad, &[], &mut [0.0]), Err(InputError::OutOfRange(7)), "{bad}");
+        }
+        assert_eq!(project(index, f32::NAN, &[], &mut [0.0]), Err(InputError::NotFinite));
+    }
+}

@@ -21,6 +21,7 @@ pub use embedding::Embedding;
 pub use group_norm::GroupNorm;
 pub use upsample::Upsample;
 
+use super::graph::Weight;
 use crate::math;
 
 /// The shape of one image's tensor: `h * w` pixels of `c` channels, channels innermost.
@@ -68,6 +69,8 @@ pub enum ShapeError {
     Operands,
     /// Two shapes that must agree do not.
     Mismatch(Shape, Shape),
+    /// A weight is missing, not taken, or has another shape than the op's parameters say.
+    Weights,
     /// A parameter is zero, or doesn't divide what it must divide.
     Parameter,
     /// The result would have no pixel or too many values.
@@ -175,5 +178,24 @@ impl Op {
             Op::Embedding(op) => op.shape(x),
             Op::Affine(op) => op.shape(x),
         }
+    }
+
+    /// Checks that a node has the weights its op takes, in their shapes; `out` is the shape of the result.
+    ///
+    /// # Errors
+    /// [`ShapeError::Weights`].
+    pub fn check_weights(&self, out: Shape, weights: [Option<Weight>; MAX_WEIGHTS]) -> Result<(), ShapeError> {
+        let vector = [out.c, 1, 1, 1];
+        let shapes = weights.map(|w| w.map(|w| w.shape));
+        let fit = match (self, shapes) {
+            (Op::Conv2d(op), [Some(kernel), bias]) => {
+                kernel == [op.out_c, op.in_c, op.kernel[0], op.kernel[1]] && bias.is_none_or(|b| b == vector)
+            }
+            (Op::GroupNorm(_), [Some(gamma), Some(beta)]) => gamma == vector && beta == vector,
+            (Op::Embedding(op), [Some(table), None]) => table == [op.count, op.dim, 1, 1],
+            (Op::Conv2d(_) | Op::GroupNorm(_) | Op::Embedding(_), _) => false,
+            (_, weights) => weights == [None; MAX_WEIGHTS],
+        };
+        if fit { Ok(()) } else { Err(ShapeError::Weights) }
     }
 }
