@@ -6,6 +6,14 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod chain;
+pub mod config;
 pub mod denoise;
+pub mod forward;
+pub mod guidance;
 pub mod math;
 pub mod nn;
+pub mod noise;
+pub mod predict;
+pub mod sampler;
+pub mod schedule;

@@ -80,4 +80,9 @@ pub mod wide {
     pub fn cos(x: f64) -> f64 {
         libm::cos(x)
     }
+    /// The nearest whole number, halves to the even one: what NumPy's `round` does.
+    #[inline]
+    pub fn round_ties_even(x: f64) -> f64 {
+        libm::rint(x)
+    }
 }

@@ -1,0 +1,321 @@
+//! The reverse chain: the only sampling loop. It yields after every step, so that a caller can show progress, stop, feed a
+//! watchdog, or go on later.
+
+use core::fmt;
+
+use crate::config::{Config, Variance};
+use crate::denoise::{Cond, Denoise};
+use crate::noise::{Noise, NoiseError};
+use crate::sampler::{Evaluate, Failed, Halt, Model, Sampler, Step};
+use crate::schedule::Schedule;
+
+/// The images that a chain makes together. What an image becomes doesn't depend on which others are made with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Number of the first image: image i of the batch takes the noise of image `first_image + i`.
+    pub first_image: u64,
+    /// Values of an image, c * h * w.
+    pub len: usize,
+    /// Values that the network returns for an image ([`Denoise::out_len`]): `len`, or `2 * len` with a variance.
+    pub out_len: usize,
+    /// `[k, n]`: the conditions of n images, k = [`crate::guidance::Guidance::conditions`].
+    pub conds: &'a [Cond],
+}
+
+/// How far a chain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps that are done, from 1 to `steps`.
+    pub step: usize,
+    /// Steps of the run.
+    pub steps: usize,
+    /// The timestep that the latest step started from.
+    pub timestep: u32,
+}
+
+/// Why a chain can't be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainError {
+    /// No image, or an image of no values.
+    Empty,
+    /// The number of conditions is no multiple of k.
+    Conditions {
+        /// Conditions that were given.
+        given: usize,
+        /// k.
+        per_image: usize,
+    },
+    /// The network returns neither `len` nor `2 * len` values an image, or no variance where one is to be learned.
+    OutLen(usize),
+    /// The memory that was lent is too small.
+    Memory {
+        /// Values that are needed.
+        needed: usize,
+        /// Values that were lent.
+        given: usize,
+    },
+    /// More values than a program can count.
+    TooLarge,
+}
+
+/// Why a step failed. Afterwards the images are undefined, and only [`Chain::init`] goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunError<E> {
+    /// The network failed.
+    Model(E),
+    /// There was no noise.
+    Noise(NoiseError),
+    /// The network, or the schedule at this point, made something that is no finite number.
+    NonFinite {
+        /// The first image in which it was found.
+        image: u64,
+        /// The timestep.
+        timestep: u32,
+    },
+    /// The network returns another number of values than the chain was set up for.
+    OutLen {
+        /// What the chain was set up for.
+        needed: usize,
+        /// What the network returns.
+        given: usize,
+    },
+    /// [`Chain::init`] was not called, or a step has failed since.
+    NotReady,
+}
+
+/// A batch of images on its way from noise to pictures.
+///
+/// ```
+/// use unfog_core::{chain::{Batch, Chain}, config::Config, denoise::{Cond, Denoise}, noise::Philox, sampler, schedule::Schedule};
+///
+/// /// The exact denoiser of standard normal data.
+/// struct Normal<'a>(&'a [f32]);
+/// impl Denoise for Normal<'_> {
+///     type Error = core::convert::Infallible;
+///     fn out_len(&self) -> usize { 4 }
+///     fn predict(&mut self, x: &[f32], t: f32, _conds: &[Cond], out: &mut [f32]) -> Result<(), Self::Error> {
+///         let sigma = (1.0 - self.0[t as usize]).sqrt();
+///         out.iter_mut().zip(x).for_each(|(out, x)| *out = sigma * x);
+///         Ok(())
+///     }
+/// }
+///
+/// let config = Config { steps: 10, clip: Default::default(), ..Config::default() };
+/// let (mut alpha_bar, mut timesteps) = ([0.0; 1000], [0; 10]);
+/// let schedule = Schedule::new(&config, &mut alpha_bar, &mut timesteps)?;
+///
+/// let batch = Batch { first_image: 0, len: 4, out_len: 4, conds: &[Cond::None; 2] };
+/// let mut memory = [0.0; 24];
+/// let mut chain = Chain::new(&config, &sampler::DDIM, schedule, batch, &mut memory)?;
+/// let (mut network, mut noise) = (Normal(schedule.alpha_bar()), Philox::new(1));
+/// chain.init(&mut noise)?;
+/// while let Some(progress) = chain.step(&mut network, &mut noise)? {
+///     println!("step {} of {}", progress.step, progress.steps);
+/// }
+/// assert_eq!(chain.x().len(), 8);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Chain<'a> {
+    config: Config,
+    sampler: &'a Sampler,
+    schedule: Schedule<'a>,
+    batch: Batch<'a>,
+    x: &'a mut [f32],
+    x0: &'a mut [f32],
+    out: &'a mut [f32],
+    log_var: &'a mut [f32],
+    scratch: &'a mut [f32],
+    history: &'a mut [f32],
+    /// Steps that are done.
+    index: usize,
+    /// Draws that were made.
+    draws: u32,
+    ready: bool,
+}
+
+/// Lengths of the pieces of a chain's memory, in their order.
+fn layout(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<[usize; 6], ChainError> {
+    let (conds, k) = (batch.conds.len(), config.guidance.conditions());
+    let images = conds / k;
+    if images == 0 || batch.len == 0 {
+        return Err(ChainError::Empty);
+    }
+    if !conds.is_multiple_of(k) {
+        return Err(ChainError::Conditions { given: conds, per_image: k });
+    }
+    let times = |a: usize, b: usize| a.checked_mul(b).ok_or(ChainError::TooLarge);
+    let learned = config.variance == Variance::LearnedRange;
+    let with_variance = batch.out_len == times(batch.len, 2)?;
+    if !with_variance && (learned || batch.out_len != batch.len) {
+        return Err(ChainError::OutLen(batch.out_len));
+    }
+    let values = times(images, batch.len)?;
+    let log_var = if learned { values } else { 0 };
+    let scratch = config.clip.scratch(batch.len);
+    Ok([values, values, times(conds, batch.out_len)?, log_var, scratch, times(sampler.history, values)?])
+}
+
+impl<'a> Chain<'a> {
+    /// Values of memory that a chain needs.
+    pub fn memory(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<usize, ChainError> {
+        let pieces = layout(config, sampler, batch)?;
+        pieces.into_iter().try_fold(0_usize, |sum, piece| sum.checked_add(piece)).ok_or(ChainError::TooLarge)
+    }
+
+    /// A chain in the memory `memory`, of at least [`Chain::memory`] values. `schedule` was made from `config`.
+    pub fn new(
+        config: &Config,
+        sampler: &'a Sampler,
+        schedule: Schedule<'a>,
+        batch: Batch<'a>,
+        memory: &'a mut [f32],
+    ) -> Result<Self, ChainError> {
+        let (needed, given) = (Self::memory(config, sampler, &batch)?, memory.len());
+        if given < needed {
+            return Err(ChainError::Memory { needed, given });
+        }
+        let [x, x0, out, log_var, scratch, history] = layout(config, sampler, &batch)?;
+        let (x, rest) = memory.split_at_mut(x);
+        let (x0, rest) = rest.split_at_mut(x0);
+        let (out, rest) = rest.split_at_mut(out);
+        let (log_var, rest) = rest.split_at_mut(log_var);
+        let (scratch, rest) = rest.split_at_mut(scratch);
+        let (history, _) = rest.split_at_mut(history);
+        let config = *config;
+        let (index, draws, ready) = (0, 0, false);
+        Ok(Self { config, sampler, schedule, batch, x, x0, out, log_var, scratch, history, index, draws, ready })
+    }
+
+    /// Goes to the start: the images become draw 0 of `noise`, scaled by the schedule.
+    pub fn init(&mut self, noise: &mut dyn Noise) -> Result<(), NoiseError> {
+        (self.index, self.draws, self.ready) = (0, 1, false);
+        self.x0.fill(0.0);
+        self.history.fill(0.0);
+        for (i, x) in self.x.chunks_exact_mut(self.batch.len).enumerate() {
+            noise.fill(self.batch.first_image.wrapping_add(i as u64), 0, x)?;
+        }
+        let sigma = self.schedule.init_noise_sigma();
+        self.x.iter_mut().for_each(|x| *x *= sigma);
+        self.ready = true;
+        Ok(())
+    }
+
+    /// Makes one step, or returns `None` when all are done.
+    pub fn step<D: Denoise + ?Sized>(
+        &mut self,
+        network: &mut D,
+        noise: &mut dyn Noise,
+    ) -> Result<Option<Progress>, RunError<D::Error>> {
+        if !self.ready {
+            return Err(RunError::NotReady);
+        }
+        let Some(&timestep) = self.schedule.timesteps().get(self.index) else { return Ok(None) };
+        let (needed, given) = (self.batch.out_len, network.out_len());
+        if needed != given {
+            return Err(RunError::OutLen { needed, given });
+        }
+        let mut network = Erased { network, error: None };
+        self.ready = false;
+        let halt = (self.sampler.step)(&mut Step {
+            index: self.index,
+            x: self.x,
+            model: Model {
+                network: &mut network,
+                config: &self.config,
+                conds: self.batch.conds,
+                first_image: self.batch.first_image,
+                len: self.batch.len,
+                out_len: self.batch.out_len,
+                out: self.out,
+                x0: self.x0,
+                log_var: self.log_var,
+                scratch: self.scratch,
+            },
+            history: self.history,
+            config: &self.config,
+            schedule: self.schedule,
+            noise,
+            draws: &mut self.draws,
+        });
+        match (halt, network.error) {
+            (Ok(()), None) => {}
+            // An error of the network counts also when a sampler went on in spite of it.
+            (_, Some(error)) => return Err(RunError::Model(error)),
+            (Err(Halt::Noise(error)), None) => return Err(RunError::Noise(error)),
+            (Err(Halt::NonFinite { image }), None) => return Err(RunError::NonFinite { image, timestep }),
+            (Err(Halt::Model(_)), None) => return Err(RunError::NotReady),
+        }
+        self.ready = true;
+        self.index += 1;
+        Ok(Some(Progress { step: self.index, steps: self.schedule.timesteps().len(), timestep }))
+    }
+
+    /// The images as they are, `[n, len]`: after the last step, the result.
+    pub fn x(&self) -> &[f32] {
+        self.x
+    }
+
+    /// The images that the network predicted in the latest step, `[n, len]`, clipped: a preview.
+    pub fn x0(&self) -> &[f32] {
+        self.x0
+    }
+
+    /// Draws of noise that were made so far.
+    pub const fn draws(&self) -> u32 {
+        self.draws
+    }
+}
+
+/// Keeps the network's error aside, so that samplers need not know its type.
+struct Erased<'a, D: Denoise + ?Sized> {
+    network: &'a mut D,
+    error: Option<D::Error>,
+}
+
+impl<D: Denoise + ?Sized> Evaluate for Erased<'_, D> {
+    fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<(), Failed> {
+        self.network.predict(x, t, conds, out).map_err(|error| {
+            self.error = Some(error);
+            Failed(())
+        })
+    }
+}
+
+impl fmt::Display for ChainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Empty => write!(f, "no image to make"),
+            Self::Conditions { given, per_image } => write!(f, "{given} conditions, but each image needs {per_image}"),
+            Self::OutLen(len) => {
+                write!(f, "the network's output of {len} values an image doesn't fit the configuration")
+            }
+            Self::Memory { needed, given } => write!(f, "{needed} values of memory are needed, {given} were lent"),
+            Self::TooLarge => write!(f, "more values than can be counted"),
+        }
+    }
+}
+
+impl core::error::Error for ChainError {}
+
+impl<E> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(_) => write!(f, "the network failed"),
+            Self::Noise(error) => error.fmt(f),
+            Self::NonFinite { image, timestep } => {
+                write!(f, "image {image} is not finite at timestep {timestep}")
+            }
+            Self::OutLen { needed, given } => write!(f, "the network returns {given} values an image, not {needed}"),
+            Self::NotReady => write!(f, "the chain was not started, or has failed"),
+        }
+    }
+}
+
+impl<E: core::error::Error + 'static> core::error::Error for RunError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Model(error) => Some(error),
+            _ => None,
+        }
+    }
+}

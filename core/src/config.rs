@@ -1,0 +1,206 @@
+//! What a run is made of: plain data that a program fills by hand or from a diffusers `scheduler_config.json`.
+
+use core::fmt;
+
+use crate::guidance::Guidance;
+use crate::predict::{Clip, PredictionType};
+use crate::schedule::{BetaSchedule, Spacing};
+
+/// The settings of a run. `Default` is what diffusers' `DDIMScheduler` has, with 50 steps.
+///
+/// ```
+/// use unfog_core::{config::Config, schedule::BetaSchedule};
+/// let config = Config { betas: BetaSchedule::SquaredCosCapV2, steps: 20, ..Config::default() };
+/// assert_eq!(config.validate(), Ok(()));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Shape of the variances that the forward chain adds (`beta_schedule`).
+    pub betas: BetaSchedule,
+    /// T, the length of the chain that the network was trained on (`num_train_timesteps`).
+    pub train_steps: usize,
+    /// First variance of the linear schedules.
+    pub beta_start: f64,
+    /// Last variance of the linear schedules.
+    pub beta_end: f64,
+    /// Moves the betas so that nothing is left of the image at T (`rescale_betas_zero_snr`).
+    pub zero_terminal_snr: bool,
+    /// What the network was trained to predict (`prediction_type`).
+    pub prediction: PredictionType,
+    /// How a predicted image is kept in range (`clip_sample`, `thresholding`).
+    pub clip: Clip,
+    /// Which of the T timesteps a run visits (`timestep_spacing`).
+    pub spacing: Spacing,
+    /// Added to each timestep of leading spacing (`steps_offset`).
+    pub steps_offset: u32,
+    /// Steps of the run, from 1 to T.
+    pub steps: usize,
+    /// Variance of a DDPM step (`variance_type`).
+    pub variance: Variance,
+    /// DDIM's share of fresh noise, from 0 (none: the same noise gives the same image) to 1 (as much as DDPM).
+    pub eta: f32,
+    /// Whether DDIM's last step ends at alpha-bar 1 or at alpha-bar of timestep 0.
+    pub set_alpha_to_one: bool,
+    /// Whose rule gives the timestep that a step leads to.
+    pub parity: Parity,
+    /// How conditional and unconditional predictions are combined.
+    pub guidance: Guidance,
+}
+
+/// Which variance a DDPM step adds. Ho et al. 2020, section 3.2; Nichol and Dhariwal 2021, equation 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Variance {
+    /// The posterior's variance, at least 1e-20.
+    #[default]
+    FixedSmall,
+    /// The same by way of its logarithm, which differs from it in the last bits.
+    FixedSmallLog,
+    /// The forward chain's beta.
+    FixedLarge,
+    /// The same. (diffusers takes the square root of ln beta here, which is no number; this does what the name means.)
+    FixedLargeLog,
+    /// The network says, in a second half of its output, where between both (in logarithms) the variance lies.
+    LearnedRange,
+}
+
+/// Whose rule gives the timestep that a step leads to, where the two differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Parity {
+    /// As diffusers does: DDIM goes from t to t - T / n (whole division) whatever the spacing, and DDPM adds noise
+    /// wherever t > 0, at its last step too.
+    #[default]
+    Diffusers,
+    /// Each step leads to the next timestep of the table, and DDPM's last step adds no noise.
+    Table,
+}
+
+/// Why a configuration can't be run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ConfigError {
+    /// The run would have no step.
+    NoSteps,
+    /// More steps than timesteps.
+    TooManySteps {
+        /// Steps that were asked for.
+        steps: usize,
+        /// T.
+        train_steps: usize,
+    },
+    /// T is 0, or more than 2^24 (from where f32 can't tell timesteps apart).
+    TrainSteps(usize),
+    /// A slice that was lent has another length than its table.
+    Length {
+        /// Length of the table.
+        needed: usize,
+        /// Length of the slice.
+        given: usize,
+    },
+    /// A beta is no number or lies outside 0..=1.
+    Beta {
+        /// Its timestep.
+        t: usize,
+    },
+    /// The offset leads past the table.
+    StepsOffset {
+        /// The first timestep that would be visited.
+        t: usize,
+        /// T.
+        train_steps: usize,
+    },
+    /// Nothing of the image is left at this timestep (alpha-bar is 0), and then neither can a prediction of the noise tell
+    /// the image nor can a step lead there.
+    NoSignal {
+        /// The timestep.
+        t: usize,
+    },
+    /// There is no noise at this timestep (alpha-bar is 1), so nothing can be predicted.
+    NoNoise {
+        /// The timestep.
+        t: usize,
+    },
+    /// The clipping range, the thresholding ratio (0..=1) or its maximum (at least 1) can't be used.
+    Clip,
+    /// `eta` lies outside 0..=1.
+    Eta(f32),
+    /// The guidance scale is no finite number.
+    Guidance(f32),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            betas: BetaSchedule::Linear,
+            train_steps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            zero_terminal_snr: false,
+            prediction: PredictionType::Epsilon,
+            clip: Clip::Range(1.0),
+            spacing: Spacing::Leading,
+            steps_offset: 0,
+            steps: 50,
+            variance: Variance::FixedSmall,
+            eta: 0.0,
+            set_alpha_to_one: true,
+            parity: Parity::Diffusers,
+            guidance: Guidance::None,
+        }
+    }
+}
+
+impl Config {
+    /// Largest T: every timestep is a whole number that f32 holds.
+    pub const MAX_TRAIN_STEPS: usize = 1 << 24;
+
+    /// Checks all that can be checked without the tables; [`crate::schedule::Schedule::new`] checks the rest.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { steps, train_steps, .. } = *self;
+        if train_steps == 0 || train_steps > Self::MAX_TRAIN_STEPS {
+            return Err(ConfigError::TrainSteps(train_steps));
+        }
+        if steps == 0 {
+            return Err(ConfigError::NoSteps);
+        }
+        if steps > train_steps {
+            return Err(ConfigError::TooManySteps { steps, train_steps });
+        }
+        if !self.clip.is_valid() {
+            return Err(ConfigError::Clip);
+        }
+        if !(0.0..=1.0).contains(&self.eta) {
+            return Err(ConfigError::Eta(self.eta));
+        }
+        match self.guidance {
+            Guidance::Classifier { scale } if !scale.is_finite() => Err(ConfigError::Guidance(scale)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoSteps => write!(f, "0 steps"),
+            Self::TooManySteps { steps, train_steps } => {
+                write!(f, "{steps} steps, but the model has only {train_steps} timesteps")
+            }
+            Self::TrainSteps(n) => {
+                write!(f, "{n} training timesteps; from 1 to {} can be used", Config::MAX_TRAIN_STEPS)
+            }
+            Self::Length { needed, given } => write!(f, "a table of {needed} values doesn't fit a slice of {given}"),
+            Self::Beta { t } => write!(f, "beta of timestep {t} is not between 0 and 1"),
+            Self::StepsOffset { t, train_steps } => {
+                write!(f, "steps_offset leads to timestep {t}, but the model has only {train_steps}")
+            }
+            Self::NoSignal { t } => {
+                write!(f, "no signal is left at timestep {t} (zero terminal SNR): noise can't be predicted there")
+            }
+            Self::NoNoise { t } => write!(f, "there is no noise at timestep {t}: its alpha-bar is 1"),
+            Self::Clip => write!(f, "the clipping range or the thresholding ratio or maximum can't be used"),
+            Self::Eta(eta) => write!(f, "eta {eta} is not between 0 and 1"),
+            Self::Guidance(scale) => write!(f, "guidance {scale} is no finite number"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}

@@ -1,0 +1,177 @@
+//! Standard normal noise that is the same everywhere: each value has an address and is computed from nothing else.
+
+use core::fmt;
+
+use crate::math;
+
+/// Where a chain gets its noise from.
+///
+/// A draw is one image-sized piece of noise. Draw 0 is the noise that a run starts from, and each further one is what
+/// samplers ask for in the order in which they do, which is that of diffusers.
+pub trait Noise {
+    /// Fills `out` with the noise of one draw for one image.
+    fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError>;
+}
+
+/// Why there is no noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoiseError {
+    /// The noise that was given has no such draw, or no such image.
+    Missing {
+        /// The image.
+        image: u64,
+        /// The draw.
+        draw: u32,
+    },
+    /// The noise that was given has images of another size.
+    Length {
+        /// Values of an image of the run.
+        needed: usize,
+        /// Values of an image of the given noise.
+        given: usize,
+    },
+    /// An image has more than 2^32 values.
+    TooLarge,
+}
+
+/// Counter-based noise: Philox4x32-10 (Salmon et al. 2011), then Box and Muller's transform.
+///
+/// The value of (seed, image, draw, element) is made so: the key is the seed, low half first; the counter is
+/// `[element / 4, draw, image low, image high]`; the cipher gives four words, `w[0]` and `w[1]` for lanes 0 and 1,
+/// `w[2]` and `w[3]` for lanes 2 and 3; `element % 4` is the lane. From a pair (a, b), in f32 and with this crate's
+/// [`math`]: `r = sqrt(-2 * ln(a * 2^-32 + 2^-33))`, `angle = 2 pi * ((b >> 8) * 2^-24)`, the even lane is
+/// `r * cos(angle)`, the odd one `r * sin(angle)`. The largest magnitude is 6.77.
+///
+/// ```
+/// use unfog_core::noise::{Noise, Philox};
+/// let mut noise = Philox::new(7);
+/// let mut image = [0.0; 6];
+/// noise.fill(0, 0, &mut image)?;
+/// assert_eq!(image[5], noise.value(0, 0, 5));
+/// # Ok::<(), unfog_core::noise::NoiseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Philox {
+    key: [u32; 2],
+}
+
+impl Philox {
+    /// The noise of a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self { key: [seed as u32, (seed >> 32) as u32] }
+    }
+
+    /// One value.
+    pub fn value(&self, image: u64, draw: u32, element: u32) -> f32 {
+        self.four(image, draw, element / 4)[element as usize % 4]
+    }
+
+    /// Elements `4 * block` to `4 * block + 3`.
+    fn four(&self, image: u64, draw: u32, block: u32) -> [f32; 4] {
+        let [a, b, c, d] = philox4x32([block, draw, image as u32, (image >> 32) as u32], self.key);
+        let ([w, x], [y, z]) = (box_muller(a, b), box_muller(c, d));
+        [w, x, y, z]
+    }
+}
+
+impl Noise for Philox {
+    fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError> {
+        if out.len() as u64 > 1 << 32 {
+            return Err(NoiseError::TooLarge);
+        }
+        for (block, four) in out.chunks_mut(4).enumerate() {
+            let values = self.four(image, draw, block as u32);
+            four.iter_mut().zip(values).for_each(|(o, v)| *o = v);
+        }
+        Ok(())
+    }
+}
+
+/// The Philox4x32 cipher with 10 rounds: `counter` enciphered under `key`. Salmon et al. 2011, section 3.3.
+pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
+    // The golden ratio and sqrt(3) - 1, as fractions of 2^32.
+    const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
+    let wide = |a: u32, b: u32| {
+        let product = u64::from(a) * u64::from(b);
+        ((product >> 32) as u32, product as u32)
+    };
+    let ([mut a, mut b, mut c, mut d], [mut k0, mut k1]) = (counter, key);
+    for _ in 0..10 {
+        let (high0, low0) = wide(MULTIPLIERS[0], a);
+        let (high1, low1) = wide(MULTIPLIERS[1], c);
+        [a, b, c, d] = [high1 ^ b ^ k0, low1, high0 ^ d ^ k1, low0];
+        k0 = k0.wrapping_add(WEYL[0]);
+        k1 = k1.wrapping_add(WEYL[1]);
+    }
+    [a, b, c, d]
+}
+
+/// Two independent normal values from two random words. Box and Muller 1958.
+fn box_muller(a: u32, b: u32) -> [f32; 2] {
+    const TWO_POW_MINUS_24: f32 = 1.0 / (1 << 24) as f32;
+    const TWO_POW_MINUS_32: f32 = 1.0 / (1_u64 << 32) as f32;
+    // From 2^-33 to 1: the logarithm is finite.
+    let uniform = a as f32 * TWO_POW_MINUS_32 + TWO_POW_MINUS_32 / 2.0;
+    let radius = math::sqrt(-2.0 * math::ln(uniform));
+    let angle = core::f32::consts::TAU * ((b >> 8) as f32 * TWO_POW_MINUS_24);
+    [radius * math::cos(angle), radius * math::sin(angle)]
+}
+
+/// Noise that somebody else drew: `[draws, images, len]` values. Nothing random is generated; draws that a run doesn't ask
+/// for are ignored.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    values: &'a [f32],
+    first: u64,
+    images: usize,
+    len: usize,
+}
+
+impl<'a> Given<'a> {
+    /// Noise for `images` images of `len` values each, the first of which is image number `first` of the run.
+    ///
+    /// ```
+    /// use unfog_core::noise::{Given, Noise, NoiseError};
+    /// let two_draws = [1.0, 2.0, 3.0, 4.0];
+    /// let mut noise = Given::new(&two_draws, 0, 1, 2);
+    /// let mut image = [0.0; 2];
+    /// noise.fill(0, 1, &mut image)?;
+    /// assert_eq!(image, [3.0, 4.0]);
+    /// assert_eq!(noise.fill(0, 2, &mut image), Err(NoiseError::Missing { image: 0, draw: 2 }));
+    /// # Ok::<(), NoiseError>(())
+    /// ```
+    pub const fn new(values: &'a [f32], first: u64, images: usize, len: usize) -> Self {
+        Self { values, first, images, len }
+    }
+
+    fn find(&self, image: u64, draw: u32) -> Option<&'a [f32]> {
+        let image = usize::try_from(image.checked_sub(self.first)?).ok().filter(|&i| i < self.images)?;
+        let start = (draw as usize).checked_mul(self.images)?.checked_add(image)?.checked_mul(self.len)?;
+        self.values.get(start..start.checked_add(self.len)?)
+    }
+}
+
+impl Noise for Given<'_> {
+    fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError> {
+        if out.len() != self.len {
+            return Err(NoiseError::Length { needed: out.len(), given: self.len });
+        }
+        out.copy_from_slice(self.find(image, draw).ok_or(NoiseError::Missing { image, draw })?);
+        Ok(())
+    }
+}
+
+impl fmt::Display for NoiseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Missing { image, draw } => write!(f, "the given noise has no draw {draw} for image {image}"),
+            Self::Length { needed, given } => {
+                write!(f, "the given noise has {given} values an image, the run needs {needed}")
+            }
+            Self::TooLarge => write!(f, "an image of more than 2^32 values has no noise"),
+        }
+    }
+}
+
+impl core::error::Error for NoiseError {}

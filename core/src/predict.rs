@@ -1,0 +1,154 @@
+//! From what a network was trained to predict to the image and the noise that samplers work with.
+
+use crate::math;
+
+/// What a network was trained to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PredictionType {
+    /// The noise in x_t. Ho et al. 2020.
+    #[default]
+    Epsilon,
+    /// The image x_0.
+    Sample,
+    /// The velocity `sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_0`. Salimans and Ho 2022, section 4.
+    Velocity,
+}
+
+/// How a predicted image is kept in range.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub enum Clip {
+    /// Not at all: latents have no range.
+    #[default]
+    None,
+    /// Every value to at most this magnitude.
+    Range(f32),
+    /// Dynamic thresholding (Saharia et al. 2022, section 2.3): let s be the quantile `ratio` of an image's magnitudes, from
+    /// 1 to `max`; values are clipped to s and divided by it.
+    Dynamic {
+        /// Which quantile, from 0 to 1.
+        ratio: f32,
+        /// Largest s; with 1 this is plain clipping.
+        max: f32,
+    },
+}
+
+/// What a sampler sees of an evaluation: values of n images, planar, image after image.
+#[derive(Clone, Copy, Debug)]
+pub struct Prediction<'a> {
+    /// The image, after clipping.
+    pub x0: &'a [f32],
+    /// The noise, as it was predicted: clipping doesn't change it.
+    pub eps: &'a [f32],
+    /// The noise as it was predicted without the condition, where guidance asked for it.
+    pub eps_uncond: Option<&'a [f32]>,
+    /// Logarithm of the variance of each value, where the network was trained to predict it and the sampler asked for it.
+    pub log_var: Option<&'a [f32]>,
+}
+
+impl PredictionType {
+    /// Turns what the network said about one image `x` into the noise (`out`, in place) and the unclipped image (`x0`).
+    ///
+    /// False when a value of `x0` is not finite. If one of `out` isn't, neither is that of `x0`.
+    #[must_use]
+    pub fn split(self, alpha_bar: f32, x: &[f32], out: &mut [f32], x0: &mut [f32]) -> bool {
+        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+        let values = x.iter().zip(out).zip(x0);
+        match self {
+            Self::Epsilon => finite(values.map(|((&x, out), x0)| {
+                *x0 = (x - noise * *out) / signal;
+                *x0
+            })),
+            Self::Sample => finite(values.map(|((&x, out), x0)| {
+                *x0 = *out;
+                *out = (x - signal * *x0) / noise;
+                *x0
+            })),
+            Self::Velocity => finite(values.map(|((&x, out), x0)| {
+                *x0 = signal * x - noise * *out;
+                *out = signal * *out + noise * x;
+                *x0
+            })),
+        }
+    }
+
+    /// The same for the noise alone.
+    pub fn noise(self, alpha_bar: f32, x: &[f32], out: &mut [f32]) {
+        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+        let values = out.iter_mut().zip(x);
+        match self {
+            Self::Epsilon => {}
+            Self::Sample => values.for_each(|(out, &x)| *out = (x - signal * *out) / noise),
+            Self::Velocity => values.for_each(|(out, &x)| *out = signal * *out + noise * x),
+        }
+    }
+}
+
+impl Clip {
+    /// Whether the parameters can be used.
+    pub fn is_valid(self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Range(range) => range.is_finite() && range > 0.0,
+            Self::Dynamic { ratio, max } => (0.0..=1.0).contains(&ratio) && max.is_finite() && max >= 1.0,
+        }
+    }
+
+    /// Values of scratch memory that [`Clip::apply`] needs for an image of `len` values.
+    pub const fn scratch(self, len: usize) -> usize {
+        match self {
+            Self::Dynamic { .. } => len,
+            _ => 0,
+        }
+    }
+
+    /// Brings one image into range. `scratch` holds [`Clip::scratch`] values.
+    ///
+    /// ```
+    /// use unfog_core::predict::Clip;
+    /// let mut image = [-4.0, 0.0, 1.0, 2.0];
+    /// Clip::Dynamic { ratio: 1.0, max: 9.0 }.apply(&mut image, &mut [0.0; 4]);
+    /// assert_eq!(image, [-1.0, 0.0, 0.25, 0.5]);
+    /// ```
+    pub fn apply(self, image: &mut [f32], scratch: &mut [f32]) {
+        match self {
+            Self::None => {}
+            Self::Range(range) => image.iter_mut().for_each(|v| *v = v.clamp_to(range)),
+            Self::Dynamic { ratio, max } => {
+                scratch.iter_mut().zip(image.iter()).for_each(|(s, v)| *s = v.abs());
+                let s = quantile(scratch, ratio).max(1.0).min(max);
+                image.iter_mut().for_each(|v| *v = v.clamp_to(s) / s);
+            }
+        }
+    }
+}
+
+/// `f32::clamp` panics for a range that is no number; this can't.
+trait ClampTo {
+    fn clamp_to(self, range: f32) -> f32;
+}
+
+impl ClampTo for f32 {
+    fn clamp_to(self, range: f32) -> f32 {
+        self.max(-range).min(range)
+    }
+}
+
+/// Whether all values are finite. Looks at every one, without a branch, so that it costs nothing beside the arithmetic.
+fn finite(values: impl Iterator<Item = f32>) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    values.fold(0, |largest, v| largest.max(v.to_bits() & EXPONENT)) < EXPONENT
+}
+
+/// The quantile `ratio` with linear interpolation, in torch's arithmetic. Orders `values` only as far as needed.
+fn quantile(values: &mut [f32], ratio: f32) -> f32 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let rank = ratio * (values.len() - 1) as f32;
+    // A rank is not negative, so the cast rounds down; it is below the length, whatever f32 made of it.
+    let below = (rank as usize).min(values.len() - 1);
+    let weight = rank - below as f32;
+    let (_, &mut low, above) = values.select_nth_unstable_by(below, f32::total_cmp);
+    let Some(high) = above.iter().copied().min_by(f32::total_cmp) else { return low };
+    if weight < 0.5 { low + weight * (high - low) } else { high - (high - low) * (1.0 - weight) }
+}

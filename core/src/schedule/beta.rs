@@ -1,0 +1,129 @@
+//! Beta schedules and alpha-bar.
+//!
+//! The f32 tables equal those of diffusers (with torch on a CPU that has fused multiply-add) to the bit, because a step's
+//! `1 - alpha_bar[t] / alpha_bar[t - 1]` loses four digits: one unit in the last place of a table is 6e-4 of a beta.
+
+use crate::config::ConfigError;
+use crate::math::{self, wide};
+
+/// How the variances that the forward chain adds grow from timestep to timestep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum BetaSchedule {
+    /// Evenly from `beta_start` to `beta_end`. Ho et al. 2020, section 4.
+    #[default]
+    Linear,
+    /// Their square roots evenly. Rombach et al. 2022 (latent diffusion).
+    ScaledLinear,
+    /// Alpha-bar is a squared cosine, betas are at most 0.999. Nichol and Dhariwal 2021, equation 17.
+    SquaredCosCapV2,
+    /// Given, value by value (`trained_betas`).
+    Trained,
+}
+
+/// Largest beta of the cosine schedule, which would otherwise end in 1.
+const MAX_COSINE_BETA: f64 = 0.999;
+
+/// Fills `betas`, one a timestep. [`BetaSchedule::Trained`] leaves the values that are there.
+///
+/// Fails with [`ConfigError::Beta`] when a value is no number or lies outside 0..=1.
+pub fn fill_betas(schedule: BetaSchedule, start: f64, end: f64, betas: &mut [f32]) -> Result<(), ConfigError> {
+    match schedule {
+        BetaSchedule::Linear => linspace(start as f32, end as f32, betas),
+        BetaSchedule::ScaledLinear => {
+            linspace(wide::sqrt(start) as f32, wide::sqrt(end) as f32, betas);
+            betas.iter_mut().for_each(|b| *b *= *b);
+        }
+        BetaSchedule::SquaredCosCapV2 => {
+            let count = betas.len();
+            betas.iter_mut().enumerate().for_each(|(i, b)| *b = cosine_beta(i, count) as f32);
+        }
+        BetaSchedule::Trained => {}
+    }
+    match betas.iter().position(|b| !(0.0..=1.0).contains(b)) {
+        Some(t) => Err(ConfigError::Beta { t }),
+        None => Ok(()),
+    }
+}
+
+/// Turns betas into alpha-bar, in place: `alpha_bar[t] = (1 - beta[0]) * ... * (1 - beta[t])`.
+///
+/// As torch's `cumprod` on a CPU: the factors are f32, the running product is f64, each value is rounded once.
+pub fn alpha_bar_from_betas(table: &mut [f32]) {
+    let mut product = 1.0_f64;
+    for value in table {
+        product *= f64::from(1.0 - *value);
+        *value = product as f32;
+    }
+}
+
+/// Moves betas so that alpha-bar ends in 0 while its first value stays. Lin et al. 2023, algorithm 1.
+pub fn rescale_zero_terminal_snr(betas: &mut [f32]) {
+    alpha_bar_from_betas(betas);
+    let (Some(&first), Some(&last)) = (betas.first(), betas.last()) else { return };
+    let (first, last) = (math::sqrt(first), math::sqrt(last));
+    let scale = first / (first - last);
+    let mut previous = 1.0;
+    for value in betas {
+        let root = (math::sqrt(*value) - last) * scale;
+        let alpha_bar = root * root;
+        *value = 1.0 - alpha_bar / previous;
+        previous = alpha_bar;
+    }
+}
+
+/// Alpha-bar in double precision throughout: what the f32 tables approximate. For plots and theory, not for parity.
+/// With [`BetaSchedule::Trained`], `alpha_bar` holds the betas on entry.
+///
+/// ```
+/// use unfog_core::schedule::{BetaSchedule, alpha_bar_exact};
+/// let mut alpha_bar = [0.0; 1000];
+/// alpha_bar_exact(BetaSchedule::Linear, 1e-4, 0.02, &mut alpha_bar);
+/// assert!((alpha_bar[999] - 4.0358e-5).abs() < 1e-9);
+/// ```
+pub fn alpha_bar_exact(schedule: BetaSchedule, start: f64, end: f64, alpha_bar: &mut [f64]) {
+    let count = alpha_bar.len();
+    // With one timestep there is no distance, and the schedule is its start.
+    let between = |a: f64, b: f64, i: usize| if count < 2 { a } else { a + (b - a) * (i as f64 / (count - 1) as f64) };
+    let mut product = 1.0;
+    for (i, value) in alpha_bar.iter_mut().enumerate() {
+        let beta = match schedule {
+            BetaSchedule::Linear => between(start, end, i),
+            BetaSchedule::ScaledLinear => {
+                let root = between(wide::sqrt(start), wide::sqrt(end), i);
+                root * root
+            }
+            BetaSchedule::SquaredCosCapV2 => cosine_beta(i, count),
+            BetaSchedule::Trained => *value,
+        };
+        product *= 1.0 - beta;
+        *value = product;
+    }
+}
+
+/// `min(1 - f((i + 1) / count) / f(i / count), 0.999)` with `f(u) = cos^2((u + 0.008) / 1.008 * pi / 2)`.
+fn cosine_beta(i: usize, count: usize) -> f64 {
+    let f = |i: usize| {
+        let u = i as f64 / count as f64;
+        let c = wide::cos((u + 0.008) / 1.008 * core::f64::consts::PI / 2.0);
+        c * c
+    };
+    (1.0 - f(i + 1) / f(i)).min(MAX_COSINE_BETA)
+}
+
+/// torch's `linspace` in f32: the first half counts from the start, the second from the end, each with one rounding.
+fn linspace(start: f32, end: f32, out: &mut [f32]) {
+    let count = out.len();
+    if let [only] = out {
+        *only = start;
+        return;
+    }
+    let step = f64::from((end - start) / count.saturating_sub(1) as f32);
+    for (i, value) in out.iter_mut().enumerate() {
+        // A product of f32 and a count below 2^24 is exact in f64, so this rounds like a fused multiply-add.
+        *value = if i < count / 2 {
+            (f64::from(start) + step * i as f64) as f32
+        } else {
+            (f64::from(end) - step * (count - 1 - i) as f64) as f32
+        };
+    }
+}
