@@ -37,6 +37,20 @@ impl<'a> WeightData<'a> {
         }
     }
 
+    /// `sum` plus the products of `x` with every `step`-th value from `first` on, added in order.
+    #[inline]
+    pub fn dot(self, sum: f32, x: &[f32], first: usize, step: usize) -> f32 {
+        fn add<T: Copy>(sum: f32, x: &[f32], w: &[T], first: usize, step: usize, widen: impl Fn(T) -> f32) -> f32 {
+            let w = w.get(first..).unwrap_or(&[]).iter().step_by(step.max(1));
+            x.iter().zip(w).fold(sum, |sum, (x, &w)| sum + x * widen(w))
+        }
+        match self {
+            WeightData::F32(w) => add(sum, x, w, first, step, |w| w),
+            WeightData::F16(w) => add(sum, x, w, first, step, f16_to_f32),
+            WeightData::Bf16(w) => add(sum, x, w, first, step, |w| f32::from_bits(u32::from(w) << 16)),
+        }
+    }
+
     /// Bytes as f32 values; `None` when they are misaligned or no multiple of 4.
     pub fn f32_bytes(bytes: &'a [u8]) -> Option<Self> {
         try_cast_slice(bytes).ok().map(WeightData::F32)

@@ -74,7 +74,7 @@ impl Conv2d {
         Ok(out)
     }
 
-    /// The twin. Each sum runs over input channels outermost, then kernel rows, then kernel columns, from 0 up.
+    /// The twin. Each sum runs over kernel rows outermost, then kernel columns, then input channels, from 0 up.
     #[expect(clippy::too_many_arguments, reason = "operands, as the shader binds them")]
     pub fn run(
         &self,
@@ -87,37 +87,35 @@ impl Conv2d {
         out: &mut [f32],
         os: Shape,
     ) {
-        let [kh, kw] = self.kernel.map(|k| k as usize);
-        let (in_c, out_c, s, up) =
-            (self.in_c as usize, self.out_c as usize, self.stride as usize, self.upsample as usize);
-        let (h, w) = (xs.h as usize, xs.w as usize);
-        let (top, left) = (self.pad[0] as usize, self.pad[1] as usize);
+        let out_c = self.out_c as usize;
+        let taps = (self.kernel[0] * self.kernel[1]) as usize;
+        let filter_len = self.in_c as usize * taps;
         for (p, pixel) in out.chunks_exact_mut(out_c).enumerate() {
-            let (oy, ox) = (p / os.w as usize, p % os.w as usize);
-            for (o, value) in pixel.iter_mut().enumerate() {
-                let mut sum = 0.0;
-                for i in 0..in_c {
-                    for ky in 0..kh {
-                        let y = oy * s + ky;
-                        if y < top || y - top >= h * up {
-                            continue;
-                        }
-                        let row = (y - top) / up * w;
-                        for kx in 0..kw {
-                            let c = ox * s + kx;
-                            if c < left || c - left >= w * up {
-                                continue;
-                            }
-                            sum +=
-                                x[(row + (c - left) / up) * in_c + i] * weight.at(((o * in_c + i) * kh + ky) * kw + kx);
-                        }
-                    }
+            pixel.fill(0.0);
+            for tap in 0..taps {
+                let Some(from) = self.source(xs, os, p, tap) else { continue };
+                let Some(x) = x.get(from..from + self.in_c as usize) else { continue };
+                for (o, sum) in pixel.iter_mut().enumerate() {
+                    *sum = weight.dot(*sum, x, o * filter_len + tap, taps);
                 }
+            }
+            for (o, value) in pixel.iter_mut().enumerate() {
+                let mut sum = *value;
                 sum += bias.map_or(0.0, |b| b.at(o));
                 sum += channel.map_or(0.0, |c| c[o]);
                 sum += residual.map_or(0.0, |r| r[p * out_c + o]);
                 *value = self.act.apply(sum * self.scale);
             }
         }
+    }
+
+    /// Where the channels that output pixel `p` reads at kernel position `tap` start; `None` inside the padding.
+    fn source(&self, xs: Shape, os: Shape, p: usize, tap: usize) -> Option<usize> {
+        let (s, up) = (self.stride as usize, self.upsample as usize);
+        let (kw, w) = (self.kernel[1] as usize, os.w as usize);
+        let y = (p / w * s + tap / kw).checked_sub(self.pad[0] as usize)?;
+        let x = (p % w * s + tap % kw).checked_sub(self.pad[1] as usize)?;
+        let inside = y < xs.h as usize * up && x < xs.w as usize * up;
+        inside.then(|| (y / up * xs.w as usize + x / up) * self.in_c as usize)
     }
 }
