@@ -1,0 +1,36 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+// out = (x * scale + shift) / divisor. Twin: core/src/nn/op/affine.rs.
+
+layout(local_size_x_id = 0) in;
+
+layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+layout(set = 0, binding = 1) readonly buffer Divisor { vec4 divisor[]; };
+layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
+
+layout(push_constant) uniform Push {
+    uint items;
+    uint c4;
+    uint c;
+    uint x_image;
+    uint divisor_image;
+    uint out_image;
+    uint has_divisor;
+    float scale;
+    float shift;
+};
+
+#include "invocation.glsl"
+#include "lanes.glsl"
+
+void main() {
+    uint i = item_index();
+    if (i >= items) {
+        return;
+    }
+    vec4 v = x[image_index() * x_image + i] * scale + shift;
+    if (has_divisor != 0) {
+        v /= divisor[image_index() * divisor_image].x;
+    }
+    result[image_index() * out_image + i] = keep(v, i % c4 * 4, c);
+}

@@ -1,0 +1,30 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+// A row of a learned table; an index out of range reads row 0. Twin: core/src/nn/op/embedding.rs.
+// The table's rows are padded to whole vectors with zeros.
+
+layout(local_size_x_id = 0) in;
+
+layout(set = 0, binding = 0) readonly buffer Index { vec4 index[]; };
+layout(set = 0, binding = 1) readonly buffer Table { vec4 table[]; };
+layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
+
+layout(push_constant) uniform Push {
+    uint items;
+    uint c4;
+    uint count;
+    uint index_image;
+    uint out_image;
+};
+
+#include "invocation.glsl"
+
+void main() {
+    uint i = item_index();
+    if (i >= items) {
+        return;
+    }
+    float value = index[image_index() * index_image + i / c4].x;
+    uint row = value >= 0.0 && value < float(count) ? uint(value) : 0;
+    result[image_index() * out_image + i] = table[row * c4 + i % c4];
+}

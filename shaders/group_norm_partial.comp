@@ -1,0 +1,45 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+// First stage of group normalisation: mean and sum of squared deviations of every channel over a run of pixels.
+// Twin: core/src/nn/op/group_norm.rs. Two passes over the run, so that nothing cancels.
+//
+// partial: [run][c4][mean, squares].
+
+layout(local_size_x_id = 0) in;
+
+layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+layout(set = 0, binding = 1) writeonly buffer Partial { vec4 partial[]; };
+
+layout(push_constant) uniform Push {
+    uint items;
+    uint c4;
+    uint pixels;
+    uint run;
+    uint x_image;
+    uint partial_image;
+};
+
+#include "invocation.glsl"
+
+void main() {
+    uint i = item_index();
+    if (i >= items) {
+        return;
+    }
+    uint first = i / c4 * run;
+    uint count = min(run, pixels - first);
+    uint from = image_index() * x_image + first * c4 + i % c4;
+    vec4 sum = vec4(0.0);
+    for (uint p = 0; p < count; ++p) {
+        sum += x[from + p * c4];
+    }
+    vec4 mean = sum / float(count);
+    vec4 squares = vec4(0.0);
+    for (uint p = 0; p < count; ++p) {
+        vec4 d = x[from + p * c4] - mean;
+        squares += d * d;
+    }
+    uint to = image_index() * partial_image + i * 2;
+    partial[to] = mean;
+    partial[to + 1] = squares;
+}

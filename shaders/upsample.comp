@@ -1,0 +1,30 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+// Enlargement by nearest neighbour. Twin: core/src/nn/op/upsample.rs.
+
+layout(local_size_x_id = 0) in;
+
+layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+layout(set = 0, binding = 1) writeonly buffer Out { vec4 result[]; };
+
+layout(push_constant) uniform Push {
+    uint items;
+    uint c4;
+    uint in_w;
+    uint out_w;
+    uint factor;
+    uint x_image;
+    uint out_image;
+};
+
+#include "invocation.glsl"
+
+void main() {
+    uint i = item_index();
+    if (i >= items) {
+        return;
+    }
+    uint pixel = i / c4;
+    uint from = (pixel / out_w / factor * in_w + pixel % out_w / factor) * c4 + i % c4;
+    result[image_index() * out_image + i] = x[image_index() * x_image + from];
+}
