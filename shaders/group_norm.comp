@@ -2,18 +2,19 @@
 #extension GL_GOOGLE_include_directive : require
 // Last stage of group normalisation: out = act((x - mean) * factor + offset). Twin: core/src/nn/op/group_norm.rs.
 //
-// stats: [mean, factor, offset][c4], written by group_norm_stats.comp, zeros in the pad lanes.
+// scratch, from stats_first on: [mean, factor, offset][c4], by group_norm_stats.comp, zeros in the pad lanes.
 
 layout(local_size_x_id = 0) in;
 
 layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
-layout(set = 0, binding = 1) readonly buffer Stats { vec4 stats[]; };
+layout(set = 0, binding = 1) readonly buffer Scratch { vec4 scratch[]; };
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
     uint items;
     uint c4;
     uint x_image;
+    uint stats_first;
     uint stats_image;
     uint out_image;
     uint act;
@@ -27,7 +28,7 @@ void main() {
     if (i >= items) {
         return;
     }
-    uint s = image_index() * stats_image + i % c4;
-    vec4 v = (x[image_index() * x_image + i] - stats[s]) * stats[s + c4] + stats[s + c4 * 2];
+    uint s = image_index() * stats_image + stats_first + i % c4;
+    vec4 v = (x[image_index() * x_image + i] - scratch[s]) * scratch[s + c4] + scratch[s + c4 * 2];
     result[image_index() * out_image + i] = activate(v, act);
 }

@@ -3,12 +3,12 @@
 // First stage of group normalisation: mean and sum of squared deviations of every channel over a run of pixels.
 // Twin: core/src/nn/op/group_norm.rs. Two passes over the run, so that nothing cancels.
 //
-// partial: [run][c4][mean, squares].
+// scratch: [run][c4][mean, squares].
 
 layout(local_size_x_id = 0) in;
 
 layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
-layout(set = 0, binding = 1) writeonly buffer Partial { vec4 partial[]; };
+layout(set = 0, binding = 1) writeonly buffer Scratch { vec4 scratch[]; };
 
 layout(push_constant) uniform Push {
     uint items;
@@ -40,6 +40,6 @@ void main() {
         squares += d * d;
     }
     uint to = image_index() * partial_image + i * 2;
-    partial[to] = mean;
-    partial[to + 1] = squares;
+    scratch[to] = mean;
+    scratch[to + 1] = squares;
 }

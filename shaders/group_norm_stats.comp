@@ -4,15 +4,14 @@
 // applies to each channel: out = (x - mean) * factor + offset, with gamma, beta, scale and shift folded in.
 // Twin: core/src/nn/op/group_norm.rs.
 //
-// partial: [run][c4][mean, squares]; stats: [mean, factor, offset][c4 * 4]. One invocation a group.
+// scratch: [run][c4][mean, squares], then from stats_first on [mean, factor, offset][c4]. One invocation a group.
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer Partial { float partial[]; };
-layout(set = 0, binding = 1) readonly buffer Gamma { float gamma[]; };
-layout(set = 0, binding = 2) readonly buffer Beta { float beta[]; };
-layout(set = 0, binding = 3) readonly buffer ScaleShift { float scale_shift[]; };
-layout(set = 0, binding = 4) writeonly buffer Stats { float stats[]; };
+layout(set = 0, binding = 0) readonly buffer Gamma { float gamma[]; };
+layout(set = 0, binding = 1) readonly buffer Beta { float beta[]; };
+layout(set = 0, binding = 2) readonly buffer ScaleShift { float scale_shift[]; };
+layout(set = 0, binding = 3) buffer Scratch { float scratch[]; };
 
 layout(push_constant) uniform Push {
     uint groups;
@@ -21,9 +20,9 @@ layout(push_constant) uniform Push {
     uint c;
     uint pixels;
     uint run;
-    uint partial_image;
+    uint image;
+    uint stats_first;
     uint scale_shift_image;
-    uint stats_image;
     uint has_scale_shift;
     float eps;
 };
@@ -36,7 +35,7 @@ void main() {
         return;
     }
     uint first = group * group_size;
-    uint from = image_index() * partial_image * 4;
+    uint from = image_index() * image * 4;
     uint runs = (pixels + run - 1) / run;
 
     // A sum a run, then the sum of those: short chains of additions.
@@ -44,7 +43,7 @@ void main() {
     for (uint r = 0; r < runs; ++r) {
         float part = 0.0;
         for (uint i = first; i < first + group_size; ++i) {
-            part += partial[from + (r * c4 + i / 4) * 8 + i % 4];
+            part += scratch[from + (r * c4 + i / 4) * 8 + i % 4];
         }
         sum += part * float(min(run, pixels - r * run));
     }
@@ -57,15 +56,15 @@ void main() {
         float between = 0.0;
         for (uint i = first; i < first + group_size; ++i) {
             uint at = from + (r * c4 + i / 4) * 8 + i % 4;
-            float d = partial[at] - mean;
+            float d = scratch[at] - mean;
             between += d * d;
-            part += partial[at + 4];
+            part += scratch[at + 4];
         }
         squares += part + between * float(min(run, pixels - r * run));
     }
     float inverse = 1.0 / sqrt(squares / values + eps);
 
-    uint to = image_index() * stats_image * 4;
+    uint to = from + stats_first * 4;
     uint shift_from = image_index() * scale_shift_image * 4;
     // The last group also writes the pad lanes.
     uint end = group + 1 == groups ? c4 * 4 : first + group_size;
@@ -78,8 +77,8 @@ void main() {
             factor *= scale;
             offset = offset * scale + scale_shift[shift_from + c + i];
         }
-        stats[to + i] = real ? mean : 0.0;
-        stats[to + c4 * 4 + i] = factor;
-        stats[to + c4 * 8 + i] = offset;
+        scratch[to + i] = real ? mean : 0.0;
+        scratch[to + c4 * 4 + i] = factor;
+        scratch[to + c4 * 8 + i] = offset;
     }
 }

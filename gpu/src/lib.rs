@@ -1,1 +1,30 @@
-//! The Vulkan backend of unfog.
+//! The Vulkan backend of unfog: a network's weights uploaded once, its tensors in one arena, its commands recorded once for
+//! a shape and submitted again for each evaluation. One upload and one readback an evaluation, nothing on the host between.
+//!
+//! ```no_run
+//! use unfog_gpu::{Context, DeviceChoice, Options, VulkanDenoiser};
+//! # fn example(graph: &unfog_core::nn::graph::Graph<'_>, weights: &[unfog_core::nn::weights::WeightData<'_>])
+//! #     -> Result<(), unfog_gpu::GpuError> {
+//! let context = Context::open(&DeviceChoice::Auto, None)?;
+//! let denoiser = VulkanDenoiser::new(&context, graph, weights, Options::default())?;
+//! # Ok(()) }
+//! ```
+
+mod device;
+mod dispatch;
+mod encode;
+mod error;
+mod exec;
+mod memory;
+mod network;
+mod pack;
+mod pipeline;
+mod record;
+mod transfer;
+mod upload;
+
+pub use device::{Context, DeviceChoice, DeviceInfo, DeviceKind, devices};
+pub use error::GpuError;
+pub use exec::VulkanDenoiser;
+pub use network::{Network, Options, Stats};
+pub use pack::Precision;

@@ -1,1 +1,59 @@
 //! The GLSL compute shaders of unfog, their SPIR-V, and the table of kernels.
+//!
+//! Each kernel is `<name>.comp` beside this folder, with its compiled module in `spirv/<name>.spv`. [`KERNELS`] lists them
+//! all, with what a host must know to run them; a test compares that with the modules, so that the two can't drift apart.
+//! With the feature `compile`, [`Kernel::load`] gives the module that vulkano-shaders compiled from the GLSL instead.
+//!
+//! All kernels stay inside the portable floor: 256 invocations a group, no shared memory, 6 storage buffers, 80 bytes of
+//! push constants, no optional feature, no assumption about subgroups, SPIR-V 1.0.
+// The macro that the feature `compile` uses expands to unsafe blocks.
+#![cfg_attr(not(feature = "compile"), forbid(unsafe_code))]
+
+#[cfg(feature = "compile")]
+pub mod compile;
+mod kernels;
+pub mod push;
+
+pub use kernels::{KERNELS, Kernel};
+
+/// Where a field lies in a push-constant block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name, in Rust and in GLSL.
+    pub name: &'static str,
+    /// Bytes from the block's start.
+    pub offset: usize,
+}
+
+/// What a kernel does with a storage buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it.
+    Read,
+    /// Writes it.
+    Write,
+    /// Reads and writes it.
+    Update,
+}
+
+/// A storage buffer of a kernel; its number is its place in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The block's name in GLSL.
+    pub name: &'static str,
+    /// What the kernel does with it.
+    pub access: Access,
+}
+
+/// A specialization constant of a kernel; its id is its place in the list. The work group's sides have no name in GLSL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constant {
+    /// Invocations of a work group along x.
+    LocalX,
+    /// Invocations of a work group along y.
+    LocalY,
+    /// A `uint`.
+    Uint(&'static str),
+    /// A `bool`.
+    Bool(&'static str),
+}

@@ -1,0 +1,308 @@
+//! What kernels an op runs: shapes in, plain data out. A pure function of the device's limits and the shape of one image,
+//! so that the same picture comes out whatever else is in the batch.
+
+use crate::device::{DeviceInfo, DeviceKind};
+use crate::error::GpuError;
+use crate::pack::Precision;
+use crate::pipeline::Variant;
+use bytemuck::bytes_of;
+use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId};
+use unfog_core::nn::op::{Act, Attention, Conv2d, GroupNorm, Op, Shape};
+use unfog_core::nn::plan::Target;
+use unfog_shaders::push::{self, has};
+
+/// Channels of a pixel are padded to whole vectors.
+pub(crate) const LANES: u32 = 4;
+/// Tensors start at multiples of this many bytes: no device asks for more.
+pub(crate) const ALIGN: u64 = 256;
+
+/// What a kernel's buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// A tensor.
+    Tensor(TensorId),
+    /// A packed weight.
+    Weight(WeightId),
+    /// The node's scratch memory.
+    Workspace,
+}
+
+/// A kernel to run, for any number of images.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) variant: Variant,
+    pub(crate) operands: Vec<Operand>,
+    pub(crate) push: Vec<u8>,
+    /// Work groups for one image.
+    pub(crate) groups: u64,
+}
+
+/// How work is cut up on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tiling {
+    /// Invocations of a group.
+    local: u32,
+    /// Pixels and vectors of output channels that an invocation of a convolution holds.
+    tile: [u32; 2],
+    precision: Precision,
+}
+
+impl Tiling {
+    pub(crate) fn new(info: &DeviceInfo, precision: Precision) -> Self {
+        match info.kind {
+            // Software devices run a group's invocations in SIMD lanes, eight of them.
+            DeviceKind::Cpu => Self { local: 8, tile: [4, 4], precision },
+            _ => Self { local: 64, tile: [4, 2], precision },
+        }
+    }
+}
+
+const fn c4(c: u32) -> u32 {
+    c.div_ceil(LANES)
+}
+
+/// Vectors from one image of a tensor to the next, as [`unfog_core::nn::plan`] lays them out.
+fn stride(shape: Shape) -> u32 {
+    let bytes = shape.pixels() * u64::from(c4(shape.c)) * 16;
+    (bytes.next_multiple_of(ALIGN) / 16) as u32
+}
+
+/// Pixels that one invocation of group normalisation's first stage sums up: about the square root of their number, so
+/// that neither stage has a long chain.
+fn norm_run(pixels: u32) -> u32 {
+    pixels.div_ceil(64).max(16)
+}
+
+/// Scratch bytes of group normalisation: partial results, then what the last stage applies (in vectors).
+fn norm_workspace(shape: Shape) -> [u32; 2] {
+    let pixels = shape.pixels() as u32;
+    [pixels.div_ceil(norm_run(pixels)) * c4(shape.c) * 2, c4(shape.c) * 3]
+}
+
+/// Scratch bytes of a node, for one image.
+pub(crate) fn workspace(graph: &Graph<'_>, node: &Node) -> u64 {
+    match (node.op, node.inputs[0]) {
+        (Op::GroupNorm(_), Some(x)) => norm_workspace(graph.shape(x)).iter().map(|&n| u64::from(n) * 16).sum(),
+        _ => 0,
+    }
+}
+
+/// The planner's target on a device.
+pub(crate) fn target(info: &DeviceInfo) -> Target {
+    Target { align: ALIGN, lanes: LANES, max_binding: info.max_binding, workspace }
+}
+
+/// The kernels of node `index`, in order.
+pub(crate) fn steps(graph: &Graph<'_>, index: usize, tiling: Tiling) -> Result<Vec<Step>, GpuError> {
+    let node = graph.nodes.get(index).ok_or(GpuError::Node(index))?;
+    let site = Site { graph, node, tiling };
+    site.steps().ok_or(GpuError::Node(index))
+}
+
+struct Site<'a> {
+    graph: &'a Graph<'a>,
+    node: &'a Node,
+    tiling: Tiling,
+}
+
+impl Site<'_> {
+    fn shape(&self, i: usize) -> Option<Shape> {
+        self.node.inputs[i].map(|id| self.graph.shape(id))
+    }
+
+    /// The stride of an input, 0 where it is absent.
+    fn stride(&self, i: usize) -> u32 {
+        self.shape(i).map_or(0, stride)
+    }
+
+    fn input(&self, i: usize) -> Option<Operand> {
+        self.node.inputs[i].map(Operand::Tensor)
+    }
+
+    fn weight(&self, i: usize) -> Option<Operand> {
+        self.node.weights[i].map(Operand::Weight)
+    }
+
+    fn output(&self) -> (Operand, Shape, u32) {
+        let shape = self.graph.shape(self.node.output);
+        (Operand::Tensor(self.node.output), shape, stride(shape))
+    }
+
+    /// A kernel with one invocation an item.
+    fn step(&self, kernel: &'static str, items: u32, operands: Vec<Operand>, push: &[u8]) -> Step {
+        let local = self.tiling.local;
+        let variant = Variant { kernel, constants: vec![local] };
+        Step { variant, operands, push: push.to_vec(), groups: u64::from(items.div_ceil(local)) }
+    }
+
+    /// The kernels of the node; `None` when it lacks an operand.
+    fn steps(&self) -> Option<Vec<Step>> {
+        let (x, xs) = (self.input(0)?, self.shape(0)?);
+        let (out, os, out_image) = self.output();
+        let (items, out4) = (os.pixels() as u32 * c4(os.c), c4(os.c));
+        let x_image = stride(xs);
+        let one = |step| Some(vec![step]);
+        match self.node.op {
+            Op::Conv2d(op) => one(self.conv2d(&op, xs)?),
+            Op::GroupNorm(op) => self.group_norm(&op, xs),
+            Op::Attention(op) => one(self.attention(&op, xs)?),
+            Op::Upsample(op) => {
+                let push =
+                    push::Upsample { items, c4: out4, in_w: xs.w, out_w: os.w, factor: op.factor, x_image, out_image };
+                one(self.step("upsample", items, vec![x, out], bytes_of(&push)))
+            }
+            Op::AvgPool(op) => {
+                let push =
+                    push::AvgPool { items, c4: out4, in_w: xs.w, out_w: os.w, size: op.size, x_image, out_image };
+                one(self.step("avg_pool", items, vec![x, out], bytes_of(&push)))
+            }
+            Op::Concat(_) => {
+                let (b, bs) = (self.input(1)?, self.shape(1)?);
+                let (a_image, b_image) = (x_image, stride(bs));
+                let push = push::Concat { items, c4: out4, ca: xs.c, cb: bs.c, a_image, b_image, out_image };
+                one(self.step("concat", items, vec![x, b, out], bytes_of(&push)))
+            }
+            Op::Embedding(op) => {
+                let push = push::Embedding { items, c4: out4, count: op.count, index_image: x_image, out_image };
+                one(self.step("embedding", items, vec![x, self.weight(0)?, out], bytes_of(&push)))
+            }
+            Op::Affine(op) => {
+                let divisor = self.input(1);
+                let push = push::Affine {
+                    items,
+                    c4: out4,
+                    c: os.c,
+                    x_image,
+                    divisor_image: self.stride(1),
+                    out_image,
+                    has_divisor: u32::from(divisor.is_some()),
+                    scale: op.scale,
+                    shift: op.shift,
+                };
+                one(self.step("affine", items, vec![x, divisor.unwrap_or(x), out], bytes_of(&push)))
+            }
+        }
+    }
+
+    fn conv2d(&self, op: &Conv2d, xs: Shape) -> Option<Step> {
+        let (x, weight) = (self.input(0)?, self.weight(0)?);
+        let (out, os, out_image) = self.output();
+        let (channel, residual, bias) = (self.input(1), self.input(2), self.weight(1));
+        let flag = |present: bool, bit: u32| if present { bit } else { 0 };
+        let push = push::Conv2d {
+            in_h: xs.h,
+            in_w: xs.w,
+            in4: c4(xs.c),
+            out_w: os.w,
+            out_pixels: os.pixels() as u32,
+            out4: c4(os.c),
+            out_c: os.c,
+            kernel_h: op.kernel[0],
+            kernel_w: op.kernel[1],
+            stride: op.stride,
+            pad_top: op.pad[0],
+            pad_left: op.pad[1],
+            upsample: op.upsample,
+            x_image: stride(xs),
+            channel_image: self.stride(1),
+            residual_image: self.stride(2),
+            out_image,
+            has: flag(bias.is_some(), has::BIAS)
+                | flag(channel.is_some(), has::CHANNEL)
+                | flag(residual.is_some(), has::RESIDUAL),
+            scale: op.scale,
+            act: op.act as u32,
+        };
+        let Tiling { local, tile: [pixels, outs], precision } = self.tiling;
+        // One pixel (a time embedding's linear layer): lanes take output channels instead.
+        let (local_x, local_y, pixels, outs) =
+            if os.pixels() == 1 { (1, local, 1, 1) } else { (local, 1, pixels, outs) };
+        let half = u32::from(precision == Precision::F16);
+        let tiles = |n: u32, tile: u32| u64::from(n.div_ceil(tile));
+        let operands = vec![x, weight, bias.unwrap_or(x), channel.unwrap_or(x), residual.unwrap_or(x), out];
+        Some(Step {
+            variant: Variant { kernel: "conv2d", constants: vec![local_x, local_y, pixels, outs, half] },
+            operands,
+            push: bytes_of(&push).to_vec(),
+            groups: tiles(push.out_pixels, local_x * pixels) * tiles(push.out4, local_y * outs),
+        })
+    }
+
+    fn group_norm(&self, op: &GroupNorm, xs: Shape) -> Option<Vec<Step>> {
+        let x = self.input(0)?;
+        let (out, _, out_image) = self.output();
+        let (c4, pixels, x_image) = (c4(xs.c), xs.pixels() as u32, stride(xs));
+        let run = norm_run(pixels);
+        let [partial_len, _] = norm_workspace(xs);
+        // Both results of one image lie side by side: the partial ones, then the final ones.
+        let workspace = workspace(self.graph, self.node).next_multiple_of(ALIGN) / 16;
+        let image = u32::try_from(workspace).ok()?;
+        let items = pixels.div_ceil(run) * c4;
+        let partial = push::GroupNormPartial { items, c4, pixels, run, x_image, partial_image: image };
+        let stats = push::GroupNormStats {
+            groups: op.groups,
+            group_size: xs.c / op.groups.max(1),
+            c4,
+            c: xs.c,
+            pixels,
+            run,
+            image,
+            stats_first: partial_len,
+            scale_shift_image: self.stride(1),
+            has_scale_shift: u32::from(self.input(1).is_some()),
+            eps: op.eps,
+        };
+        let apply = push::GroupNorm {
+            items: pixels * c4,
+            c4,
+            x_image,
+            stats_first: partial_len,
+            stats_image: image,
+            out_image,
+            act: op.act as u32,
+        };
+        let scratch = Operand::Workspace;
+        let operands = vec![self.weight(0)?, self.weight(1)?, self.input(1).unwrap_or(x), scratch];
+        Some(vec![
+            self.step("group_norm_partial", items, vec![x, scratch], bytes_of(&partial)),
+            self.step("group_norm_stats", op.groups, operands, bytes_of(&stats)),
+            self.step("group_norm", apply.items, vec![x, scratch, out], bytes_of(&apply)),
+        ])
+    }
+
+    fn attention(&self, op: &Attention, qs: Shape) -> Option<Step> {
+        /// Vectors of a head that one invocation accumulates at most: what fits registers.
+        const MOST: u32 = 16;
+        let (q, k, v) = (self.input(0)?, self.input(1)?, self.input(2)?);
+        let (out, _, out_image) = self.output();
+        let head4 = c4(op.head_dim);
+        let blocks = head4.div_ceil(MOST);
+        let vectors = head4.div_ceil(blocks.max(1));
+        let push = push::Attention {
+            queries: qs.pixels() as u32,
+            keys: self.shape(1)?.pixels() as u32,
+            heads: op.heads,
+            head_dim: op.head_dim,
+            blocks,
+            c4: c4(qs.c),
+            c: qs.c,
+            q_image: stride(qs),
+            k_image: self.stride(1),
+            v_image: self.stride(2),
+            out_image,
+            scale: op.scale,
+        };
+        let local = self.tiling.local;
+        let flags = [u32::from(op.head_dim.is_multiple_of(LANES)), u32::from(blocks == 1)];
+        Some(Step {
+            variant: Variant { kernel: "attention", constants: vec![local, vectors, flags[0], flags[1]] },
+            operands: vec![q, k, v, out],
+            push: bytes_of(&push).to_vec(),
+            groups: u64::from(push.queries.div_ceil(local)) * u64::from(op.heads) * u64::from(blocks),
+        })
+    }
+}
+
+/// Every activation has the number that the shaders know it by.
+const _: () = assert!(Act::None as u32 == 0 && Act::Silu as u32 == 1 && Act::Mish as u32 == 2);
+const _: () = assert!(Act::Gelu as u32 == 3 && Act::Relu as u32 == 4);

@@ -1,0 +1,130 @@
+//! The Vulkan backend behind the seam between sampling and networks.
+
+use crate::device::Context;
+use crate::error::GpuError;
+use crate::network::{Network, Options, Stats};
+use crate::transfer::padded;
+use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::nn::graph::{Graph, Input, WeightUse};
+use unfog_core::nn::layout::{interleave, planar};
+use unfog_core::nn::project::{self, InputError};
+use unfog_core::nn::weights::WeightData;
+
+/// A network on a Vulkan device that denoises.
+///
+/// The same input gives the same bits from run to run, alone or in a batch.
+#[derive(Debug)]
+pub struct VulkanDenoiser {
+    network: Network,
+    /// Weights that the host reads to make features, by number; the others are empty.
+    host_weights: Vec<Vec<f32>>,
+    embeddings: Vec<Vec<f32>>,
+}
+
+impl VulkanDenoiser {
+    /// Plans memory, uploads the weights and compiles the pipelines. Weight i of the graph is `weights[i]`.
+    ///
+    /// # Errors
+    /// Those of [`Network::new`].
+    pub fn new(
+        context: &Context,
+        graph: &Graph<'_>,
+        weights: &[WeightData<'_>],
+        options: Options,
+    ) -> Result<Self, GpuError> {
+        let network = Network::new(context, graph, weights, options)?;
+        let host = |(weight, data): (&unfog_core::nn::graph::Weight, &WeightData<'_>)| match weight.role {
+            WeightUse::Host => (0..data.len()).map(|i| data.at(i)).collect(),
+            _ => Vec::new(),
+        };
+        let host_weights = graph.weights.iter().zip(weights).map(host).collect();
+        Ok(Self { network, host_weights, embeddings: Vec::new() })
+    }
+
+    /// Loads an embedding `[pixels, channels]`, for use as [`Cond::Loaded`] with the number returned.
+    ///
+    /// # Errors
+    /// [`GpuError::Input`] when the network takes none or one of another length.
+    pub fn load_embedding(&mut self, values: &[f32]) -> Result<u32, GpuError> {
+        let fits = |(_, input, shape): (_, Input, unfog_core::nn::op::Shape)| {
+            input == Input::Embedding && shape.len() == values.len() as u64
+        };
+        if !self.network.graph().inputs().any(fits) {
+            return Err(InputError::Length.into());
+        }
+        self.embeddings.push(values.to_vec());
+        Ok(self.embeddings.len() as u32 - 1)
+    }
+
+    /// Forgets every loaded embedding.
+    pub fn clear_embeddings(&mut self) {
+        self.embeddings.clear();
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> Stats {
+        self.network.stats()
+    }
+
+    /// The graph on the device.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The graph on the device, to run parts of it.
+    pub fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// Sets every input of image `slot` of the batch.
+    fn fill(&mut self, slot: usize, x: &[f32], t: f32, cond: Cond) -> Result<(), GpuError> {
+        let inputs: Vec<_> = self.network.graph().inputs().collect();
+        for (id, input, shape) in inputs {
+            if input == Input::Sample {
+                let space = self.network.input_mut(id, slot).ok_or(InputError::Length)?;
+                interleave(x, shape, padded(shape), space);
+                continue;
+            }
+            let weights: Vec<_> = self.host_weights.iter().map(|w| WeightData::F32(w)).collect();
+            let mut values = vec![0.0; shape.len() as usize];
+            let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
+            project::fill(input, t, cond, &weights, find, &mut values)?;
+            self.network.set_input(id, slot, &values)?;
+        }
+        Ok(())
+    }
+}
+
+impl Denoise for VulkanDenoiser {
+    type Error = GpuError;
+
+    fn out_len(&self) -> usize {
+        let graph = self.network.graph();
+        graph.shape(graph.output).len() as usize
+    }
+
+    fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<(), GpuError> {
+        let (images, evaluations) = project::check(&self.network.graph(), x, conds, out)?;
+        let (len, out_len) = (x.len() / images, self.out_len());
+        let shape = {
+            let graph = self.network.graph();
+            graph.shape(graph.output)
+        };
+        let batch = self.network.max_images();
+        for first in (0..evaluations).step_by(batch) {
+            let count = batch.min(evaluations - first);
+            self.network.prepare(count)?;
+            for slot in 0..count {
+                let image = (first + slot) % images * len;
+                self.fill(slot, &x[image..image + len], t, conds[first + slot])?;
+            }
+            self.network.execute()?;
+            for slot in 0..count {
+                let to = &mut out[(first + slot) * out_len..][..out_len];
+                let values = self.network.padded_output(slot).ok_or(InputError::Length)?;
+                planar(values, shape, padded(shape), to);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Device memory: one buffer an allocation, reached by the host directly where it can be.
+
+#![expect(unsafe_code, reason = "reads and writes mapped memory")]
+
+use crate::device::Context;
+use crate::error::{Doing, GpuError};
+use std::sync::Arc;
+use vulkano::buffer::sys::RawBuffer;
+use vulkano::buffer::{Buffer, BufferCreateInfo, BufferMemory, BufferUsage};
+use vulkano::device::DeviceOwned;
+use vulkano::memory::{
+    DeviceMemory, MappedMemoryRange, MemoryAllocateInfo, MemoryMapInfo, MemoryPropertyFlags, ResourceMemory,
+};
+use vulkano::{Validated, VulkanError};
+
+/// What memory is for, which decides its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The device works on it and the host reaches it too.
+    Shared,
+    /// The device alone works on it.
+    Device,
+    /// The host writes it, the device copies from it.
+    Upload,
+    /// The device copies to it, the host reads it.
+    Readback,
+}
+
+impl Purpose {
+    /// Memory properties that will do, the best first.
+    fn wishes(self) -> Vec<MemoryPropertyFlags> {
+        let (local, visible) = (MemoryPropertyFlags::DEVICE_LOCAL, MemoryPropertyFlags::HOST_VISIBLE);
+        let (coherent, cached) = (MemoryPropertyFlags::HOST_COHERENT, MemoryPropertyFlags::HOST_CACHED);
+        match self {
+            Purpose::Shared => vec![
+                local | visible | coherent | cached,
+                local | visible | cached,
+                local | visible | coherent,
+                local | visible,
+            ],
+            Purpose::Device => vec![local, MemoryPropertyFlags::empty()],
+            Purpose::Upload => vec![visible | coherent, visible],
+            Purpose::Readback => vec![visible | cached | coherent, visible | cached, visible | coherent, visible],
+        }
+    }
+}
+
+/// A buffer with memory of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) bytes: u64,
+}
+
+impl Block {
+    /// Allocates `bytes` (at least 4), mapped unless for [`Purpose::Device`].
+    pub(crate) fn new(context: &Context, bytes: u64, purpose: Purpose) -> Result<Self, GpuError> {
+        let bytes = bytes.max(4);
+        let device = context.device.clone();
+        let out_of_memory = || GpuError::OutOfMemory { bytes };
+        let limit = device.physical_device().properties().max_memory_allocation_size;
+        if limit.is_some_and(|limit| bytes > limit) {
+            return Err(out_of_memory());
+        }
+        let usage = BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST;
+        let create = BufferCreateInfo { size: bytes, usage, ..BufferCreateInfo::default() };
+        let raw = RawBuffer::new(device.clone(), create).doing("create a buffer")?;
+        let requirements = raw.memory_requirements();
+        let properties = device.physical_device().memory_properties();
+        let fits = |wish: &MemoryPropertyFlags| {
+            let types = properties.memory_types.iter().enumerate();
+            let allowed = |i: usize| requirements.memory_type_bits & (1 << i) != 0;
+            types
+                .into_iter()
+                .find(|(i, t)| allowed(*i) && t.property_flags.contains(*wish))
+                .map(|(i, t)| (i, t.heap_index))
+        };
+        let (memory_type_index, heap) = purpose.wishes().iter().find_map(fits).ok_or_else(out_of_memory)?;
+        let allocation_size = requirements.layout.size();
+        if allocation_size > properties.memory_heaps[heap as usize].size {
+            return Err(out_of_memory());
+        }
+        let allocate =
+            MemoryAllocateInfo { allocation_size, memory_type_index: memory_type_index as u32, ..Default::default() };
+        let mut memory = match DeviceMemory::allocate(device, allocate) {
+            Err(Validated::Error(VulkanError::OutOfDeviceMemory | VulkanError::OutOfHostMemory)) => {
+                return Err(out_of_memory());
+            }
+            other => other.doing("allocate memory")?,
+        };
+        if purpose != Purpose::Device {
+            let map = MemoryMapInfo { offset: 0, size: allocation_size, ..MemoryMapInfo::default() };
+            memory.map(map).doing("map memory")?;
+        }
+        let bound = raw.bind_memory(ResourceMemory::new_dedicated(memory)).map_err(|(error, ..)| error);
+        Ok(Self { buffer: Arc::new(bound.doing("bind memory")?), bytes })
+    }
+
+    fn memory(&self) -> Option<&DeviceMemory> {
+        match self.buffer.memory() {
+            BufferMemory::Normal(memory) => Some(memory.device_memory()),
+            _ => None,
+        }
+    }
+
+    /// The whole atoms of non-coherent memory around `start .. end`, cut at the end of the allocation.
+    fn atoms(memory: &DeviceMemory, start: u64, end: u64) -> MappedMemoryRange {
+        let atom = memory.device().physical_device().properties().non_coherent_atom_size.as_devicesize();
+        let offset = start / atom * atom;
+        let end = end.next_multiple_of(atom).min(memory.allocation_size());
+        MappedMemoryRange { offset, size: end - offset, ..MappedMemoryRange::default() }
+    }
+
+    /// Hands the mapped bytes `offset .. offset + len` to `write`, then makes them visible to the device.
+    /// Memory that isn't mapped, and a range beyond its end, are refused.
+    ///
+    /// # Safety
+    /// The device must not be using these bytes.
+    pub(crate) unsafe fn write(&self, offset: u64, len: u64, write: impl FnOnce(&mut [u8])) -> Result<(), GpuError> {
+        let (memory, mut bytes) = self.mapped(offset, len)?;
+        // SAFETY: inside the mapping (checked by `slice`); the device doesn't use the bytes (the caller's promise), and on
+        // the host every access goes through this exclusive block of one owner.
+        write(unsafe { bytes.as_mut() });
+        // SAFETY: the device doesn't use the range (the caller's promise).
+        unsafe { memory.flush_range(Self::atoms(memory, offset, offset + len)) }.doing("flush memory")
+    }
+
+    /// Hands the mapped bytes `offset .. offset + len` to `read`, after making the device's writes visible.
+    ///
+    /// # Safety
+    /// The device must not be writing these bytes.
+    pub(crate) unsafe fn read(&self, offset: u64, len: u64, read: impl FnOnce(&[u8])) -> Result<(), GpuError> {
+        let (memory, bytes) = self.mapped(offset, len)?;
+        // SAFETY: no reference into the mapping exists here.
+        unsafe { memory.invalidate_range(Self::atoms(memory, offset, offset + len)) }.doing("invalidate memory")?;
+        // SAFETY: inside the mapping (checked by `slice`), and the device doesn't write (the caller's promise).
+        read(unsafe { bytes.as_ref() });
+        Ok(())
+    }
+
+    fn mapped(&self, offset: u64, len: u64) -> Result<(&DeviceMemory, std::ptr::NonNull<[u8]>), GpuError> {
+        let memory = self.memory().ok_or(GpuError::Limit("unmapped bytes", len))?;
+        let end = offset.checked_add(len).filter(|&end| end <= self.bytes).ok_or(GpuError::Limit("bytes", len))?;
+        let bytes = memory.mapping_state().and_then(|state| state.slice(offset..end));
+        Ok((memory, bytes.ok_or(GpuError::Limit("unmapped bytes", len))?))
+    }
+}

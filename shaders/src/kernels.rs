@@ -1,0 +1,82 @@
+//! The table of kernels: one entry a shader.
+
+use crate::Access::{Read, Update, Write};
+use crate::Constant::{Bool, LocalX, LocalY, Uint};
+use crate::{Binding, Constant, Field, push};
+
+/// A compute shader and what a host must know to run it.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// Its name: that of its file.
+    pub name: &'static str,
+    /// The op that it runs, or is a stage of.
+    pub op: &'static str,
+    /// Its committed SPIR-V.
+    pub words: &'static [u32],
+    /// Its storage buffers, all in descriptor set 0.
+    pub bindings: &'static [Binding],
+    /// Its specialization constants.
+    pub constants: &'static [Constant],
+    /// Its push constants.
+    pub push: &'static [Field],
+    /// Bytes of its push constants.
+    pub push_bytes: usize,
+    /// Its module as vulkano-shaders compiled it.
+    #[cfg(feature = "compile")]
+    pub load: crate::compile::Load,
+}
+
+/// SPIR-V is a stream of little-endian words here, whatever the host is.
+const fn words<const N: usize>(bytes: &[u8]) -> [u32; N] {
+    let mut words = [0; N];
+    let mut i = 0;
+    while i < N {
+        words[i] = u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
+        i += 1;
+    }
+    words
+}
+
+macro_rules! kernels {
+    ($($name:ident of $op:ident ($push:ident): [$($binding:ident $access:ident),*], [$($constant:expr),*];)*) => {
+        /// Every kernel.
+        pub const KERNELS: &[Kernel] = &[$(Kernel {
+            name: stringify!($name),
+            op: stringify!($op),
+            words: {
+                const BYTES: &[u8] = include_bytes!(concat!("../spirv/", stringify!($name), ".spv"));
+                const WORDS: &[u32] = &words::<{ BYTES.len() / 4 }>(BYTES);
+                WORDS
+            },
+            bindings: &[$(Binding { name: stringify!($binding), access: $access }),*],
+            constants: &[$($constant),*],
+            push: push::$push::FIELDS,
+            push_bytes: size_of::<push::$push>(),
+            #[cfg(feature = "compile")]
+            load: crate::compile::$name::load,
+        },)*];
+    };
+}
+
+kernels! {
+    affine of affine (Affine): [X Read, Divisor Read, Out Write], [LocalX];
+    attention of attention (Attention): [Q Read, K Read, V Read, Out Write],
+        [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE")];
+    avg_pool of avg_pool (AvgPool): [X Read, Out Write], [LocalX];
+    concat of concat (Concat): [A Read, B Read, Out Write], [LocalX];
+    conv2d of conv2d (Conv2d): [X Read, Weight Read, Bias Read, Channel Read, Residual Read, Out Write],
+        [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Bool("HALF")];
+    embedding of embedding (Embedding): [Index Read, Table Read, Out Write], [LocalX];
+    group_norm_partial of group_norm (GroupNormPartial): [X Read, Scratch Write], [LocalX];
+    group_norm_stats of group_norm (GroupNormStats):
+        [Gamma Read, Beta Read, ScaleShift Read, Scratch Update], [LocalX];
+    group_norm of group_norm (GroupNorm): [X Read, Scratch Read, Out Write], [LocalX];
+    upsample of upsample (Upsample): [X Read, Out Write], [LocalX];
+}
+
+impl Kernel {
+    /// The kernel of that name.
+    pub fn named(name: &str) -> Option<&'static Kernel> {
+        KERNELS.iter().find(|k| k.name == name)
+    }
+}

@@ -1,0 +1,70 @@
+//! The push constants of each kernel, as its `Push` block declares them. Counts and strides are in vectors of four floats
+//! unless the name says otherwise (`c`: channels without padding); `*_image` is the distance from one image to the next.
+
+use crate::Field;
+use bytemuck::{Pod, Zeroable};
+
+macro_rules! push {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+        #[expect(missing_docs, reason = "the fields are those of the shader's block")]
+        pub struct $name { $(pub $field: $type,)* }
+
+        impl $name {
+            /// The fields in order.
+            pub const FIELDS: &'static [Field] =
+                &[$(Field { name: stringify!($field), offset: core::mem::offset_of!($name, $field) },)*];
+        }
+    )*};
+}
+
+push! {
+    /// Of `conv2d.comp`.
+    Conv2d {
+        in_h: u32, in_w: u32, in4: u32,
+        out_w: u32, out_pixels: u32, out4: u32, out_c: u32,
+        kernel_h: u32, kernel_w: u32, stride: u32, pad_top: u32, pad_left: u32, upsample: u32,
+        x_image: u32, channel_image: u32, residual_image: u32, out_image: u32,
+        has: u32, scale: f32, act: u32,
+    }
+    /// Of `group_norm_partial.comp`.
+    GroupNormPartial { items: u32, c4: u32, pixels: u32, run: u32, x_image: u32, partial_image: u32, }
+    /// Of `group_norm_stats.comp`.
+    GroupNormStats {
+        groups: u32, group_size: u32, c4: u32, c: u32, pixels: u32, run: u32,
+        image: u32, stats_first: u32, scale_shift_image: u32,
+        has_scale_shift: u32, eps: f32,
+    }
+    /// Of `group_norm.comp`.
+    GroupNorm { items: u32, c4: u32, x_image: u32, stats_first: u32, stats_image: u32, out_image: u32, act: u32, }
+    /// Of `attention.comp`.
+    Attention {
+        queries: u32, keys: u32, heads: u32, head_dim: u32, blocks: u32, c4: u32, c: u32,
+        q_image: u32, k_image: u32, v_image: u32, out_image: u32, scale: f32,
+    }
+    /// Of `upsample.comp`.
+    Upsample { items: u32, c4: u32, in_w: u32, out_w: u32, factor: u32, x_image: u32, out_image: u32, }
+    /// Of `avg_pool.comp`.
+    AvgPool { items: u32, c4: u32, in_w: u32, out_w: u32, size: u32, x_image: u32, out_image: u32, }
+    /// Of `concat.comp`.
+    Concat { items: u32, c4: u32, ca: u32, cb: u32, a_image: u32, b_image: u32, out_image: u32, }
+    /// Of `embedding.comp`.
+    Embedding { items: u32, c4: u32, count: u32, index_image: u32, out_image: u32, }
+    /// Of `affine.comp`.
+    Affine {
+        items: u32, c4: u32, c: u32, x_image: u32, divisor_image: u32, out_image: u32,
+        has_divisor: u32, scale: f32, shift: f32,
+    }
+}
+
+/// Bits of [`Conv2d::has`].
+pub mod has {
+    /// A bias is bound.
+    pub const BIAS: u32 = 1;
+    /// A vector that is added to every pixel is bound.
+    pub const CHANNEL: u32 = 2;
+    /// A residual is bound.
+    pub const RESIDUAL: u32 = 4;
+}
