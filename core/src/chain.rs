@@ -319,3 +319,6 @@ impl<E: core::error::Error + 'static> core::error::Error for RunError<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

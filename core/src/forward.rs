@@ -73,3 +73,91 @@ impl Posterior {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::noise::{Noise, Philox};
+    use crate::schedule::{BetaSchedule, alpha_bar_exact, fill_betas};
+
+    const IMAGE: f32 = 0.8;
+
+    fn betas() -> Vec<f32> {
+        let mut betas = vec![0.0; 1000];
+        fill_betas(BetaSchedule::Linear, 1e-4, 0.02, &mut betas).unwrap();
+        betas
+    }
+
+    fn exact() -> Vec<f64> {
+        let mut alpha_bar = vec![0.0; 1000];
+        alpha_bar_exact(BetaSchedule::Linear, 1e-4, 0.02, &mut alpha_bar);
+        alpha_bar
+    }
+
+    #[test]
+    fn a_thousand_steps_and_the_closed_form_agree() {
+        const COUNT: usize = 8192;
+        let mut noise = Philox::new(11);
+        let (mut x, mut z) = (vec![IMAGE; COUNT], vec![0.0; COUNT]);
+        for ((t, beta), alpha_bar) in betas().into_iter().enumerate().zip(exact()) {
+            noise.fill(0, t as u32, &mut z).unwrap();
+            step(&mut x, beta, &z);
+            if t % 111 != 0 {
+                continue;
+            }
+            let mut at_once = vec![0.0; COUNT];
+            noise.fill(1, t as u32, &mut z).unwrap();
+            closed(&[IMAGE; COUNT], alpha_bar as f32, &z, &mut at_once);
+            let (mean, variance) = (alpha_bar.sqrt() * f64::from(IMAGE), 1.0 - alpha_bar);
+            for sample in [&x, &at_once] {
+                let moment =
+                    |f: &dyn Fn(f64) -> f64| sample.iter().map(|&v| f(f64::from(v))).sum::<f64>() / COUNT as f64;
+                let (m, v) = (moment(&|v| v), moment(&|v| (v - mean).powi(2)));
+                // Five standard errors of the mean and of the variance of normal values.
+                assert!((m - mean).abs() < 5.0 * (variance / COUNT as f64).sqrt(), "t {t}: mean {m}, not {mean}");
+                assert!((v / variance - 1.0).abs() < 5.0 * (2.0 / COUNT as f64).sqrt(), "t {t}: {v}, not {variance}");
+            }
+        }
+    }
+
+    #[test]
+    fn steps_without_noise_leave_the_closed_forms_signal() {
+        let mut x = [IMAGE];
+        for (beta, alpha_bar) in betas().into_iter().zip(exact()) {
+            step(&mut x, beta, &[0.0]);
+            let mut at_once = [0.0];
+            closed(&[IMAGE], alpha_bar as f32, &[0.0], &mut at_once);
+            // 1000 roundings of 2^-24 and the betas' own, at worst all in one direction.
+            assert!((x[0] / at_once[0] - 1.0).abs() < 1e-4, "{x:?} {at_once:?}");
+        }
+    }
+
+    #[test]
+    fn the_posterior_is_bayes_rule() {
+        for (at, to) in [(0.3_f32, 0.5_f32), (0.01, 0.9), (0.9, 0.95), (1e-4, 2e-4)] {
+            let p = Posterior::new(at, to);
+            // The likelihood N(x_t; sqrt(alpha) x, beta) times the prior N(x; sqrt(to) x_0, 1 - to), as precisions.
+            let (at, to) = (f64::from(at), f64::from(to));
+            let (alpha, beta) = (at / to, 1.0 - at / to);
+            let precision = alpha / beta + 1.0 / (1.0 - to);
+            let expected = [to.sqrt() / (1.0 - to) / precision, alpha.sqrt() / beta / precision, 1.0 / precision, beta];
+            for (value, expected) in [p.x0, p.xt, p.variance, p.beta].into_iter().zip(expected) {
+                // 1 - at / to loses up to 20 times 2^-24 for these pairs.
+                assert!((f64::from(value) / expected - 1.0).abs() < 5e-6, "{p:?} {expected}");
+            }
+            let mut x = [2.0];
+            p.mean(&[-1.0], &mut x);
+            assert_eq!(x[0], -p.x0 + p.xt * 2.0);
+        }
+    }
+
+    #[test]
+    fn snr_is_signal_over_noise() {
+        assert_eq!(snr(0.5), 1.0);
+        assert_eq!(snr(0.0), 0.0);
+        assert_eq!(snr(1.0), f64::INFINITY);
+    }
+}

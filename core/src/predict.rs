@@ -152,3 +152,76 @@ fn quantile(values: &mut [f32], ratio: f32) -> f32 {
     let Some(high) = above.iter().copied().min_by(f32::total_cmp) else { return low };
     if weight < 0.5 { low + weight * (high - low) } else { high - (high - low) * (1.0 - weight) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [PredictionType; 3] = [PredictionType::Epsilon, PredictionType::Sample, PredictionType::Velocity];
+
+    #[test]
+    fn each_prediction_gives_back_image_and_noise() {
+        let (alpha_bar, image, eps) = (0.36_f32, [0.5, -0.25, 1.5], [1.0, -2.0, 0.125_f32]);
+        let (signal, noise) = (0.6, 0.8);
+        let x: [f32; 3] = core::array::from_fn(|i| signal * image[i] + noise * eps[i]);
+        for kind in ALL {
+            let said: [f32; 3] = match kind {
+                PredictionType::Epsilon => eps,
+                PredictionType::Sample => image,
+                PredictionType::Velocity => core::array::from_fn(|i| signal * eps[i] - noise * image[i]),
+            };
+            let (mut out, mut alone, mut x0) = (said, said, [0.0; 3]);
+            assert!(kind.split(alpha_bar, &x, &mut out, &mut x0));
+            kind.noise(alpha_bar, &x, &mut alone);
+            assert_eq!(out, alone);
+            for i in 0..3 {
+                // A few roundings of values of about 2.
+                assert!((x0[i] - image[i]).abs() < 1e-6 && (out[i] - eps[i]).abs() < 1e-6, "{kind:?} {x0:?} {out:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_noticed() {
+        for kind in ALL {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut out = [0.0, bad, 0.0];
+                assert!(!kind.split(0.5, &[0.1; 3], &mut out, &mut [0.0; 3]), "{kind:?} {bad}");
+            }
+            assert!(kind.split(0.5, &[0.1; 3], &mut [f32::MIN_POSITIVE, -1.0, 1e6], &mut [0.0; 3]));
+        }
+        // All of the signal gone: the image can't be told from the noise.
+        assert!(!PredictionType::Epsilon.split(0.0, &[0.1], &mut [0.2], &mut [0.0]));
+    }
+
+    #[test]
+    fn clipping_keeps_the_range() {
+        let mut image = [-3.0, -0.5, 0.0, 2.5];
+        Clip::None.apply(&mut image, &mut []);
+        assert_eq!(image, [-3.0, -0.5, 0.0, 2.5]);
+        Clip::Range(2.0).apply(&mut image, &mut []);
+        assert_eq!(image, [-2.0, -0.5, 0.0, 2.0]);
+        // With a maximum of 1, dynamic thresholding is plain clipping.
+        Clip::Dynamic { ratio: 0.9, max: 1.0 }.apply(&mut image, &mut [0.0; 4]);
+        assert_eq!(image, [-1.0, -0.5, 0.0, 1.0]);
+        for clip in [Clip::Range(0.0), Clip::Range(f32::NAN), Clip::Range(f32::INFINITY)] {
+            assert!(!clip.is_valid());
+        }
+        for (ratio, max) in [(f32::NAN, 1.0), (1.5, 1.0), (0.5, 0.5), (0.5, f32::INFINITY)] {
+            assert!(!Clip::Dynamic { ratio, max }.is_valid());
+        }
+    }
+
+    #[test]
+    fn quantiles_interpolate() {
+        // torch.quantile(torch.tensor([3., 1., 2., 5., 4.]), r) for r = 0, 0.1, 0.5, 0.65, 0.995, 1.
+        let expected = [(0.0, 1.0), (0.1, 1.4), (0.5, 3.0), (0.65, 3.6), (0.995, 4.98), (1.0, 5.0)];
+        for (ratio, expected) in expected {
+            let q = quantile(&mut [3.0, 1.0, 2.0, 5.0, 4.0], ratio);
+            // The rank is one rounded product.
+            assert!((q - expected).abs() < 1e-6, "{ratio}: {q}");
+        }
+        assert_eq!(quantile(&mut [], 0.5), 0.0);
+        assert_eq!(quantile(&mut [7.0], 0.3), 7.0);
+    }
+}

@@ -19,6 +19,8 @@
 mod ddim;
 mod ddpm;
 mod model;
+#[cfg(test)]
+mod tests;
 
 pub use model::{At, Model};
 pub(crate) use model::{Evaluate, Failed};

@@ -1,7 +1,8 @@
 //! Beta schedules and alpha-bar.
 //!
-//! The f32 tables equal those of diffusers (with torch on a CPU that has fused multiply-add) to the bit, because a step's
+//! The f32 tables equal those of diffusers (torch on a CPU with fused multiply-add) to the bit, because a step's
 //! `1 - alpha_bar[t] / alpha_bar[t - 1]` loses four digits: one unit in the last place of a table is 6e-4 of a beta.
+//! The rescaled ones (zero terminal SNR) don't: they hang on torch's vector square root, which is not correctly rounded.
 
 use crate::config::ConfigError;
 use crate::math::{self, wide};
@@ -125,5 +126,90 @@ fn linspace(start: f32, end: f32, out: &mut [f32]) {
         } else {
             (f64::from(end) - step * (count - 1 - i) as f64) as f32
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+
+    const SCHEDULES: [(BetaSchedule, f64, f64); 3] = [
+        (BetaSchedule::Linear, 1e-4, 0.02),
+        (BetaSchedule::ScaledLinear, 0.00085, 0.012),
+        (BetaSchedule::SquaredCosCapV2, 0.0, 0.0),
+    ];
+
+    #[test]
+    fn alpha_bar_has_the_bits_of_diffusers() {
+        // DDIMScheduler(beta_schedule=..., beta_start=..., beta_end=...).alphas_cumprod[[0, 1, 499, 500, 998, 999]], as bits.
+        let bits: [[u32; 6]; 3] = [
+            [0x3f7f_f972, 0x3f7f_f196, 0x3da0_f258, 0x3d9f_53da, 0x382c_bac6, 0x3829_4666],
+            [0x3f7f_c84b, 0x3f7f_9054, 0x3e8e_2ab0, 0x3e8d_7b73, 0x3b9a_8e83, 0x3b98_b3b6],
+            [0x3f7f_fd4b, 0x3f7f_fa45, 0x3efc_d90d, 0x3efc_0cc9, 0x3622_fde3, 0x3126_e6c2],
+        ];
+        for ((schedule, start, end), bits) in SCHEDULES.into_iter().zip(bits) {
+            let mut table = [0.0; 1000];
+            fill_betas(schedule, start, end, &mut table).unwrap();
+            alpha_bar_from_betas(&mut table);
+            assert_eq!([0, 1, 499, 500, 998, 999].map(|t| table[t].to_bits()), bits, "{schedule:?}");
+        }
+    }
+
+    #[test]
+    fn alpha_bar_is_near_the_exact_one_and_falls() {
+        for (schedule, start, end) in SCHEDULES {
+            for count in [1, 2, 3, 10, 1000] {
+                let (mut table, mut exact) = (vec![0.0_f32; count], vec![0.0_f64; count]);
+                fill_betas(schedule, start, end, &mut table).unwrap();
+                alpha_bar_from_betas(&mut table);
+                alpha_bar_exact(schedule, start, end, &mut exact);
+                for (t, (&a, &e)) in table.iter().zip(&exact).enumerate() {
+                    // A factor 1 - beta is off by 2^-25 at most, relative to itself (2^-25 / 0.001 where it is 0.001): t of
+                    // them add up at random.
+                    assert!((f64::from(a) / e - 1.0).abs() < 3e-5, "{schedule:?} {count} {t}: {a} {e}");
+                }
+                assert!(table.is_sorted_by(|a, b| a > b));
+            }
+        }
+    }
+
+    #[test]
+    fn cosine_is_the_papers_alpha_bar() {
+        // Equation 17 itself, f(t) / f(0), up to where betas are capped.
+        let f = |u: f64| ((u + 0.008) / 1.008 * core::f64::consts::FRAC_PI_2).cos().powi(2);
+        let mut table = [0.0; 1000];
+        alpha_bar_exact(BetaSchedule::SquaredCosCapV2, 0.0, 0.0, &mut table);
+        for (i, a) in table.into_iter().enumerate().take(999) {
+            let expected = f((i + 1) as f64 / 1000.0) / f(0.0);
+            assert!((a / expected - 1.0).abs() < 1e-9, "{i}");
+        }
+    }
+
+    #[test]
+    fn zero_terminal_snr_ends_in_nothing_and_keeps_the_start() {
+        let mut table = [0.0; 1000];
+        fill_betas(BetaSchedule::ScaledLinear, 0.00085, 0.012, &mut table).unwrap();
+        let first = 1.0 - table[0];
+        rescale_zero_terminal_snr(&mut table);
+        assert_eq!(table[999], 1.0);
+        alpha_bar_from_betas(&mut table);
+        assert_eq!(table[999], 0.0);
+        assert!((table[0] - first).abs() < 1e-6, "{} {first}", table[0]);
+        assert!(table.is_sorted_by(|a, b| a > b));
+    }
+
+    #[test]
+    fn betas_outside_their_range_are_refused() {
+        let refused = |start, end| fill_betas(BetaSchedule::Linear, start, end, &mut [0.0; 4]);
+        assert_eq!(refused(f64::NAN, 0.1), Err(ConfigError::Beta { t: 0 }));
+        assert_eq!(refused(0.1, f64::INFINITY), Err(ConfigError::Beta { t: 0 }));
+        assert_eq!(refused(0.0, 1.2), Err(ConfigError::Beta { t: 3 }));
+        assert_eq!(refused(-0.1, 0.2), Err(ConfigError::Beta { t: 0 }));
+        let scaled = fill_betas(BetaSchedule::ScaledLinear, -0.1, 0.2, &mut [0.0; 4]);
+        assert_eq!(scaled, Err(ConfigError::Beta { t: 0 }));
+        let given = &mut [0.1, f32::NAN];
+        assert_eq!(fill_betas(BetaSchedule::Trained, 0.0, 0.0, given), Err(ConfigError::Beta { t: 1 }));
     }
 }

@@ -96,3 +96,58 @@ impl<'a> Schedule<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(config: Config) -> ConfigError {
+        Schedule::new(&config, &mut std::vec![0.0; config.train_steps], &mut std::vec![0; config.steps]).unwrap_err()
+    }
+
+    #[test]
+    fn diffusers_rule_and_the_table_differ_where_the_spacing_does() {
+        let config = Config { spacing: Spacing::Linspace, steps: 10, ..Config::default() };
+        let (mut alpha_bar, mut timesteps) = ([0.0; 1000], [0; 10]);
+        let schedule = Schedule::new(&config, &mut alpha_bar, &mut timesteps).unwrap();
+        assert_eq!(schedule.next_timestep(0, Parity::Diffusers), Some(899));
+        assert_eq!(schedule.next_timestep(0, Parity::Table), Some(888));
+        assert_eq!(schedule.next_timestep(9, Parity::Diffusers), None);
+        assert_eq!(schedule.next_timestep(9, Parity::Table), None);
+        assert_eq!(schedule.next_timestep(10, Parity::Diffusers), None);
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused() {
+        let config = Config { train_steps: 10, steps: 5, ..Config::default() };
+        assert_eq!(error(Config { steps: 0, ..config }), ConfigError::NoSteps);
+        assert_eq!(error(Config { steps: 11, ..config }), ConfigError::TooManySteps { steps: 11, train_steps: 10 });
+        assert_eq!(error(Config { beta_end: f64::NAN, ..config }), ConfigError::Beta { t: 0 });
+        assert_eq!(error(Config { steps_offset: 2, ..config }), ConfigError::StepsOffset { t: 10, train_steps: 10 });
+        assert_eq!(error(Config { eta: 1.5, ..config }), ConfigError::Eta(1.5));
+        assert!(matches!(error(Config { eta: f32::NAN, ..config }), ConfigError::Eta(_)));
+        // Betas that vanish in f32 leave no noise to predict.
+        assert_eq!(error(Config { beta_start: 0.0, beta_end: 0.0, ..config }), ConfigError::NoNoise { t: 8 });
+        // Alpha-bar may not be 0 before the end: the step after it would divide by it.
+        let early = Config { beta_start: 1.0, prediction: PredictionType::Sample, ..config };
+        assert_eq!(error(early), ConfigError::NoSignal { t: 0 });
+        let (mut alpha_bar, mut timesteps) = ([0.0; 9], [0; 5]);
+        let lengths = Schedule::new(&config, &mut alpha_bar, &mut timesteps);
+        assert_eq!(lengths, Err(ConfigError::Length { needed: 10, given: 9 }));
+    }
+
+    #[test]
+    fn zero_terminal_snr_needs_a_prediction_that_survives_it() {
+        let config = Config { zero_terminal_snr: true, spacing: Spacing::Trailing, ..Config::default() };
+        assert_eq!(error(config), ConfigError::NoSignal { t: 999 });
+        // Leading spacing never visits the last timestep, and a velocity is defined there.
+        for config in
+            [Config { spacing: Spacing::Leading, ..config }, Config { prediction: PredictionType::Velocity, ..config }]
+        {
+            assert!(Schedule::new(&config, &mut [0.0; 1000], &mut [0; 50]).is_ok());
+        }
+        // With one timestep there is nothing to rescale by.
+        let single = Config { train_steps: 1, steps: 1, prediction: PredictionType::Velocity, ..config };
+        assert_eq!(error(single), ConfigError::NoNoise { t: 0 });
+    }
+}

@@ -45,7 +45,7 @@ pub fn fill_timesteps(
     match spacing {
         Spacing::Leading => {
             let stride = train_steps / steps;
-            let first = (steps - 1) * stride + offset as usize;
+            let first = ((steps - 1) * stride).saturating_add(offset as usize);
             if first >= train_steps {
                 return Err(ConfigError::StepsOffset { t: first, train_steps });
             }
@@ -73,4 +73,64 @@ pub fn fill_timesteps(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+
+    fn timesteps(spacing: Spacing, train_steps: usize, offset: u32, steps: usize) -> std::vec::Vec<u32> {
+        let mut timesteps = vec![u32::MAX; steps];
+        fill_timesteps(spacing, train_steps, offset, &mut timesteps).unwrap();
+        timesteps
+    }
+
+    #[test]
+    fn timesteps_are_those_of_diffusers() {
+        // DDIMScheduler(timestep_spacing=..., steps_offset=1).set_timesteps(n); n = 7 and 16 hit halves.
+        use Spacing::{Leading, Linspace, Trailing};
+        let expected: [(Spacing, &[u32]); 9] = [
+            (Leading, &[1]),
+            (Leading, &[853, 711, 569, 427, 285, 143, 1]),
+            (Leading, &[931, 869, 807, 745, 683, 621, 559, 497, 435, 373, 311, 249, 187, 125, 63, 1]),
+            (Trailing, &[999]),
+            (Trailing, &[999, 856, 713, 570, 428, 285, 142]),
+            (Trailing, &[999, 937, 874, 811, 749, 687, 624, 561, 499, 437, 374, 311, 249, 187, 124, 61]),
+            (Linspace, &[0]),
+            (Linspace, &[999, 832, 666, 500, 333, 166, 0]),
+            (Linspace, &[999, 932, 866, 799, 733, 666, 599, 533, 466, 400, 333, 266, 200, 133, 67, 0]),
+        ];
+        for (spacing, expected) in expected {
+            assert_eq!(timesteps(spacing, 1000, 1, expected.len()), expected, "{spacing:?}");
+        }
+        // There diffusers goes on to -1.
+        assert_eq!(timesteps(Trailing, 1000, 0, 61)[59..], [32, 15]);
+    }
+
+    #[test]
+    fn every_number_of_steps_falls_within_the_table() {
+        for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
+            for (train_steps, steps) in (1..=1000).map(|n| (1000, n)).chain((1..=97).map(|n| (97, n))) {
+                let t = timesteps(spacing, train_steps, 0, steps);
+                assert!(t[0] < train_steps as u32, "{spacing:?} {steps}");
+                assert!(t.is_sorted_by(|a, b| a > b), "{spacing:?} {steps}: {t:?}");
+            }
+            assert!(timesteps(spacing, 1000, 0, 1000).into_iter().eq((0..1000).rev()));
+        }
+    }
+
+    #[test]
+    fn impossible_tables_are_refused() {
+        let try_fill = |train_steps, offset, steps: usize| {
+            fill_timesteps(Spacing::Leading, train_steps, offset, &mut vec![0; steps])
+        };
+        assert_eq!(try_fill(1000, 0, 0), Err(ConfigError::NoSteps));
+        assert_eq!(try_fill(0, 0, 1), Err(ConfigError::TrainSteps(0)));
+        assert_eq!(try_fill(9, 0, 10), Err(ConfigError::TooManySteps { steps: 10, train_steps: 9 }));
+        assert_eq!(try_fill(1000, 1, 1000), Err(ConfigError::StepsOffset { t: 1000, train_steps: 1000 }));
+        assert_eq!(try_fill(1000, 1, 999), Ok(()));
+        assert!(try_fill(1000, u32::MAX, 10).is_err());
+    }
 }
