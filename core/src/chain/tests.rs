@@ -264,8 +264,7 @@ fn what_does_not_fit_is_refused() {
     let refused = |config: &Config, batch: Batch<'_>, values: usize| {
         let mut memory = Memory::new(config);
         memory.values.resize(values, 0.0);
-        let error = memory.chain(config, &DDIM, batch).err();
-        error
+        memory.chain(config, &DDIM, batch).err()
     };
     let guided = Config { guidance: Guidance::Classifier { scale: 2.0 }, ..config() };
     let learned = Config { variance: Variance::LearnedRange, ..config() };
