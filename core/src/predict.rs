@@ -112,31 +112,26 @@ impl Clip {
     pub fn apply(self, image: &mut [f32], scratch: &mut [f32]) {
         match self {
             Self::None => {}
-            Self::Range(range) => image.iter_mut().for_each(|v| *v = v.clamp_to(range)),
+            Self::Range(range) => image.iter_mut().for_each(|v| *v = limit(*v, range)),
             Self::Dynamic { ratio, max } => {
                 scratch.iter_mut().zip(image.iter()).for_each(|(s, v)| *s = v.abs());
                 let s = quantile(scratch, ratio).max(1.0).min(max);
-                image.iter_mut().for_each(|v| *v = v.clamp_to(s) / s);
+                image.iter_mut().for_each(|v| *v = limit(*v, s) / s);
             }
         }
     }
 }
 
-/// `f32::clamp` panics for a range that is no number; this can't.
-trait ClampTo {
-    fn clamp_to(self, range: f32) -> f32;
-}
-
-impl ClampTo for f32 {
-    fn clamp_to(self, range: f32) -> f32 {
-        self.max(-range).min(range)
-    }
+/// `v` to at most the magnitude `range`. (`f32::clamp` panics for a range that is no number; this can't.)
+fn limit(v: f32, range: f32) -> f32 {
+    let v = if v > range { range } else { v };
+    if v < -range { -range } else { v }
 }
 
 /// Whether all values are finite. Looks at every one, without a branch, so that it costs nothing beside the arithmetic.
 fn finite(values: impl Iterator<Item = f32>) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
-    values.fold(0, |largest, v| largest.max(v.to_bits() & EXPONENT)) < EXPONENT
+    values.fold(0, |any, v| any | u32::from(v.to_bits() & EXPONENT == EXPONENT)) == 0
 }
 
 /// The quantile `ratio` with linear interpolation, in torch's arithmetic. Orders `values` only as far as needed.

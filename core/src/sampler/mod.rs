@@ -132,7 +132,7 @@ impl Step<'_> {
             self.noise.fill(first_image.wrapping_add(i as u64), *self.draws, z).map_err(Halt::Noise)?;
             add(log_vars.next().unwrap_or_default(), x, z);
         }
-        *self.draws += 1;
+        *self.draws = self.draws.wrapping_add(1);
         Ok(())
     }
 }
