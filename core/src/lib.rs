@@ -14,6 +14,7 @@ pub mod guidance;
 pub mod math;
 pub mod nn;
 pub mod noise;
+pub mod pack;
 pub mod predict;
 pub mod sampler;
 pub mod schedule;

@@ -130,6 +130,8 @@ pub enum GraphError {
     Shape(&'static str, ShapeError),
     /// A tensor would have more than [`MAX_LEN`] values.
     TooLarge(Shape),
+    /// An operand is no tensor or weight of this graph that exists by now.
+    Id,
     /// The sink of weight names refused one.
     Names,
 }
@@ -213,8 +215,15 @@ impl<'a> GraphBuilder<'a> {
     /// Declares an input.
     ///
     /// # Errors
-    /// [`GraphError::Full`] or [`GraphError::TooLarge`].
+    /// [`GraphError::Id`] for frequencies that are no weight of this graph, [`GraphError::Full`] or
+    /// [`GraphError::TooLarge`].
     pub fn input(&mut self, input: Input, shape: Shape) -> Result<TensorId, GraphError> {
+        if let Input::Time(Projection::Fourier { weight, .. }) | Input::Class(Projection::Fourier { weight, .. }) =
+            input
+            && usize::from(weight.0) >= self.used[2]
+        {
+            return Err(GraphError::Id);
+        }
         self.tensor(shape, Some(input))
     }
 
@@ -232,13 +241,18 @@ impl<'a> GraphBuilder<'a> {
     /// Adds a node and returns its result.
     ///
     /// # Errors
-    /// [`GraphError::Shape`] when the operands don't fit, [`GraphError::Full`], [`GraphError::TooLarge`].
+    /// [`GraphError::Shape`] when the operands don't fit, [`GraphError::Id`], [`GraphError::Full`], [`GraphError::TooLarge`].
     pub fn node(
         &mut self,
         op: Op,
         inputs: [Option<TensorId>; MAX_INPUTS],
         weights: [Option<WeightId>; MAX_WEIGHTS],
     ) -> Result<TensorId, GraphError> {
+        let [_, tensors, count] = self.used;
+        let inputs_exist = inputs.iter().flatten().all(|id| usize::from(id.0) < tensors);
+        if !inputs_exist || weights.iter().flatten().any(|id| usize::from(id.0) >= count) {
+            return Err(GraphError::Id);
+        }
         let shapes = inputs.map(|id| id.map(|id| self.shape(id)));
         let shape = op.shape(shapes).map_err(|e| GraphError::Shape(op.name(), e))?;
         let given = weights.map(|id| id.map(|id| self.weights[usize::from(id.0)]));

@@ -1,5 +1,6 @@
 //! A network as data: ops with their plain-loop twins, the graph, the memory plan and the reference executor.
 
+pub mod code;
 pub mod exec;
 pub mod graph;
 pub mod layout;

@@ -11,6 +11,13 @@ pub enum WeightData<'a> {
     F16(&'a [u16]),
     /// bfloat16, by their bits.
     Bf16(&'a [u16]),
+    /// 8-bit integers with a scale for each row (the first dimension).
+    I8 {
+        /// The integers, row after row.
+        values: &'a [i8],
+        /// A factor for each row.
+        scales: &'a [f32],
+    },
 }
 
 impl<'a> WeightData<'a> {
@@ -19,6 +26,7 @@ impl<'a> WeightData<'a> {
         match self {
             WeightData::F32(w) => w.len(),
             WeightData::F16(w) | WeightData::Bf16(w) => w.len(),
+            WeightData::I8 { values, .. } => values.len(),
         }
     }
 
@@ -34,10 +42,21 @@ impl<'a> WeightData<'a> {
             WeightData::F32(w) => w.get(i).copied().unwrap_or(0.0),
             WeightData::F16(w) => w.get(i).map_or(0.0, |&b| f16_to_f32(b)),
             WeightData::Bf16(w) => w.get(i).map_or(0.0, |&b| f32::from_bits(u32::from(b) << 16)),
+            WeightData::I8 { values, .. } => values.get(i).map_or(0.0, |&q| f32::from(q) * self.scale(i)),
         }
     }
 
-    /// `sum` plus the products of `x` with every `step`-th value from `first` on, added in order.
+    /// The factor on value `i` as it is stored.
+    fn scale(self, i: usize) -> f32 {
+        match self {
+            WeightData::I8 { values, scales } => {
+                scales.get(i * scales.len() / values.len().max(1)).copied().unwrap_or(0.0)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// `sum` plus the products of `x` with every `step`-th value from `first` on, added in order; all of one row.
     #[inline]
     pub fn dot(self, sum: f32, x: &[f32], first: usize, step: usize) -> f32 {
         fn add<T: Copy>(sum: f32, x: &[f32], w: &[T], first: usize, step: usize, widen: impl Fn(T) -> f32) -> f32 {
@@ -48,6 +67,10 @@ impl<'a> WeightData<'a> {
             WeightData::F32(w) => add(sum, x, w, first, step, |w| w),
             WeightData::F16(w) => add(sum, x, w, first, step, f16_to_f32),
             WeightData::Bf16(w) => add(sum, x, w, first, step, |w| f32::from_bits(u32::from(w) << 16)),
+            WeightData::I8 { values, .. } => {
+                let scale = self.scale(first);
+                add(sum, x, values, first, step, |q| f32::from(q) * scale)
+            }
         }
     }
 
