@@ -179,6 +179,12 @@ impl<'g> CpuDenoiser<'g> {
         Ok(())
     }
 
+    /// What lies at a tensor's place: its values from its node to its last use. Pixels outermost.
+    pub fn tensor(&self, id: TensorId) -> Option<&[f32]> {
+        let &(start, end) = self.places.get(usize::from(id.0))?;
+        self.arena.get(start..end)
+    }
+
     /// Runs every node on what the inputs hold and returns the output, pixels outermost.
     ///
     /// # Errors

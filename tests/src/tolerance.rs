@@ -1,0 +1,37 @@
+//! The one table of tolerances, each with its reason. Distances are relative L2 ([`crate::compare::distance`]).
+//!
+//! f32 rounds by at most 2^-24 = 6e-8 relative; a sum of n terms in any order is off by a few sqrt(n) times that as a rule.
+
+use unfog_core::nn::op::Op;
+
+use crate::backend::Backend;
+
+/// How far a result may lie from the truth, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// The largest relative L2 distance.
+    pub relative: f64,
+    /// Why it is that large.
+    pub reason: &'static str,
+}
+
+const fn allow(relative: f64, reason: &'static str) -> Tolerance {
+    Tolerance { relative, reason }
+}
+
+/// A single op in f32 against torch in f64.
+pub fn op(op: &Op, backend: &Backend) -> Tolerance {
+    match op {
+        Op::Upsample(_) | Op::Concat(_) | Op::Embedding(_) => allow(0.0, "values are copied"),
+        Op::AvgPool(_) => allow(2e-7, "sums of a few values and one division"),
+        Op::Affine(_) => allow(2e-7, "at most three roundings"),
+        Op::Attention(_) => {
+            allow(2e-6, "scores up to 200 have rounding errors of 1e-5, which the exponential passes on")
+        }
+        Op::GroupNorm(_) => allow(4e-6, "a mean of 100 is rounded by up to 4e-6, against a deviation of 1"),
+        Op::Conv2d(_) => match backend {
+            Backend::Reference => allow(1e-6, "sums of up to 324 products, one after the other"),
+            Backend::Cpu { .. } => allow(1e-6, "sums of up to 324 products; vector approximations of the activations"),
+        },
+    }
+}
