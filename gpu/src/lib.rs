@@ -28,3 +28,4 @@ pub use error::GpuError;
 pub use exec::VulkanDenoiser;
 pub use network::{Network, Options, Stats};
 pub use pack::Precision;
+pub use unfog_shaders::table_version;

@@ -57,3 +57,13 @@ pub enum Constant {
     /// A `bool`.
     Bool(&'static str),
 }
+
+/// A fingerprint of all kernels, for recipes: it changes when any of the committed modules does. (FNV-1a, 64 bits, over names
+/// and words; Fowler, Noll and Vo 1991.)
+pub fn table_version() -> u64 {
+    let bytes = KERNELS.iter().flat_map(|kernel| {
+        let words = kernel.words.iter().flat_map(|word| word.to_le_bytes());
+        kernel.name.bytes().chain(words)
+    });
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
