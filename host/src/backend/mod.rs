@@ -1,0 +1,260 @@
+//! Backends: concrete types behind one enum, the choice among them, and what they say of themselves.
+
+mod auto;
+mod cache;
+mod reference;
+#[cfg(feature = "vulkan")]
+mod vulkan;
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::nn::graph::Graph;
+use unfog_core::nn::weights::WeightData;
+
+pub use auto::{Chosen, choose};
+#[cfg(feature = "vulkan")]
+pub use vulkan::devices;
+
+use crate::cpu::{CpuDenoiser, CpuError};
+use crate::error::{Error, Result};
+use crate::stop::Stop;
+use reference::ReferenceBackend;
+
+/// A backend, or the wish for the fastest one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The fastest on this machine and model, measured once.
+    #[default]
+    Auto,
+    /// A GPU, or a software driver, through Vulkan.
+    Vulkan,
+    /// The processor, all cores, vector instructions.
+    Cpu,
+    /// The processor, plain loops, the same bits everywhere.
+    Reference,
+}
+
+impl Kind {
+    /// Every kind with its name.
+    pub const NAMES: [(&'static str, Kind); 4] =
+        [("auto", Kind::Auto), ("vulkan", Kind::Vulkan), ("cpu", Kind::Cpu), ("reference", Kind::Reference)];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        by_name(&Self::NAMES, "backend", text)
+    }
+}
+
+/// How the weights of convolutions and linear layers are stored on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Half floats; sums stay in 32 bits.
+    F16,
+}
+
+impl Precision {
+    /// Every precision with its name.
+    pub const NAMES: [(&'static str, Precision); 2] = [("f32", Precision::F32), ("f16", Precision::F16)];
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        by_name(&Self::NAMES, "precision", text)
+    }
+}
+
+/// The value that `text` names, or a usage error with the names there are.
+pub(crate) fn by_name<T: Copy>(names: &[(&str, T)], what: &str, text: &str) -> Result<T> {
+    let found = names.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        Error::usage(format!("there is no {what} {text:?}")).hint(format!("known: {}", known.join(", ")))
+    })
+}
+
+/// Which backend to make and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Which.
+    pub kind: Kind,
+    /// The Vulkan device: its number, or a part of its name; the best one if absent.
+    pub device: Option<String>,
+    /// How a GPU stores weights.
+    pub precision: Precision,
+    /// Threads of the CPU backend; one a core if absent.
+    pub threads: Option<usize>,
+}
+
+impl Request {
+    /// Refuses options that contradict each other.
+    ///
+    /// # Errors
+    /// A usage error that names both.
+    pub fn check(&self) -> Result<()> {
+        let gpu = matches!(self.kind, Kind::Auto | Kind::Vulkan);
+        let contradicts =
+            |option: &str| Err(Error::usage(format!("{option} means nothing to the backend {}", self.kind.name())));
+        match self {
+            Request { threads: Some(0), .. } => Err(Error::usage("0 threads can't compute").hint("give 1 or more")),
+            Request { threads: Some(n), .. } if *n > 4096 => {
+                Err(Error::usage(format!("{n} threads are too many")).hint("give 4096 or fewer"))
+            }
+            Request { device: Some(_), .. } if !gpu => contradicts("--device"),
+            Request { precision: Precision::F16, .. } if !gpu => contradicts("--precision f16"),
+            Request { threads: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--threads"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Request {
+    /// This request with the backend `kind` in place of auto, and without what means nothing to it.
+    pub fn chosen(&self, kind: Kind) -> Self {
+        let gpu = kind == Kind::Vulkan;
+        Self {
+            kind,
+            device: self.device.clone().filter(|_| gpu),
+            precision: if gpu { self.precision } else { Precision::F32 },
+            threads: self.threads.filter(|_| kind == Kind::Cpu),
+        }
+    }
+}
+
+/// What computed, for recipes and reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The backend.
+    pub backend: Kind,
+    /// The device's name, or the processor's architecture.
+    pub device: String,
+    /// The driver and its version.
+    pub driver: Option<String>,
+    /// Version of the table of kernels.
+    pub kernels: Option<String>,
+    /// Threads in use.
+    pub threads: Option<usize>,
+    /// How the weights are stored.
+    pub precision: Precision,
+}
+
+/// A network on a backend.
+#[derive(Debug)]
+pub enum Backend<'a> {
+    /// Core's twins.
+    Reference(ReferenceBackend<'a>),
+    /// Fast kernels.
+    Cpu(CpuDenoiser<'a>),
+    /// A GPU.
+    #[cfg(feature = "vulkan")]
+    Vulkan(Box<vulkan::VulkanBackend>),
+}
+
+impl<'a> Backend<'a> {
+    /// Puts a network on the backend that `request` names, which must not be [`Kind::Auto`] (see [`choose`]). `stop` ends an
+    /// evaluation early.
+    ///
+    /// # Errors
+    /// No such backend or device, too little memory.
+    pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
+        request.check()?;
+        match request.kind {
+            Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
+            Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),
+            Kind::Cpu => {
+                let mut cpu = CpuDenoiser::new(graph, weights, request.threads.unwrap_or(0)).map_err(cpu_error)?;
+                cpu.stop_when(stop.flag());
+                Ok(Backend::Cpu(cpu))
+            }
+            #[cfg(feature = "vulkan")]
+            Kind::Vulkan => {
+                vulkan::VulkanBackend::new(request, &graph, weights, stop.clone()).map(|v| Backend::Vulkan(Box::new(v)))
+            }
+            #[cfg(not(feature = "vulkan"))]
+            Kind::Vulkan => Err(Error::failure("this unfog was built without Vulkan").hint("use --backend cpu")),
+        }
+    }
+
+    /// What computes.
+    pub fn describe(&self) -> Description {
+        let processor = |backend, threads| Description {
+            backend,
+            device: std::env::consts::ARCH.into(),
+            driver: None,
+            kernels: None,
+            threads: Some(threads),
+            precision: Precision::F32,
+        };
+        match self {
+            Backend::Reference(_) => processor(Kind::Reference, 1),
+            Backend::Cpu(cpu) => processor(Kind::Cpu, cpu.threads()),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.describe(),
+        }
+    }
+
+    /// Bytes of memory for activations and scratch, for the images of one submission.
+    pub fn plan_bytes(&self) -> u64 {
+        match self {
+            Backend::Reference(reference) => reference.plan_bytes(),
+            Backend::Cpu(cpu) => cpu.plan_bytes(),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.plan_bytes(),
+        }
+    }
+
+    /// Bytes of the weights as the backend holds them.
+    pub fn weight_bytes(&self) -> u64 {
+        match self {
+            Backend::Reference(reference) => reference.weight_bytes(),
+            Backend::Cpu(cpu) => cpu.weight_bytes(),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.weight_bytes(),
+        }
+    }
+}
+
+impl Denoise for Backend<'_> {
+    type Error = Error;
+
+    fn out_len(&self) -> usize {
+        match self {
+            Backend::Reference(reference) => reference.out_len(),
+            Backend::Cpu(cpu) => cpu.out_len(),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.out_len(),
+        }
+    }
+
+    fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<()> {
+        match self {
+            Backend::Reference(reference) => reference.predict(x, t, conds, out),
+            Backend::Cpu(cpu) => cpu.predict(x, t, conds, out).map_err(cpu_error),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.predict(x, t, conds, out),
+        }
+    }
+}
+
+fn cpu_error(e: CpuError) -> Error {
+    match e {
+        CpuError::Stopped => Error::interrupted(),
+        e => Error::failure("the CPU backend failed").because(e),
+    }
+}

@@ -1,0 +1,85 @@
+//! Core's reference backend with memory of its own.
+
+use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::nn::exec::Exec;
+use unfog_core::nn::graph::Graph;
+use unfog_core::nn::plan::{Plan, PlanError, Slot, Target, plan, slots_needed};
+use unfog_core::nn::reference::{Reference, ReferenceError};
+use unfog_core::nn::weights::WeightData;
+
+use crate::error::{Error, Result};
+use crate::stop::Stop;
+
+/// A network run by core's twins, one image at a time.
+#[derive(Debug)]
+pub struct ReferenceBackend<'a> {
+    graph: Graph<'a>,
+    weights: &'a [WeightData<'a>],
+    slots: Vec<Slot>,
+    arena: Vec<f32>,
+    stop: Stop,
+}
+
+impl<'a> ReferenceBackend<'a> {
+    /// Plans and takes the memory.
+    ///
+    /// # Errors
+    /// When the network has no plan, or the memory is not to be had.
+    pub(super) fn new(graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: Stop) -> Result<Self> {
+        let mut slots = vec![Slot::default(); slots_needed(&graph)];
+        let plan = reference_plan(&graph, &mut slots)?;
+        let exec = Exec::new(graph, plan, weights).map_err(|e| failed(ReferenceError::Exec(e)))?;
+        let mut arena = Vec::new();
+        let len = exec.arena_len();
+        arena.try_reserve_exact(len).map_err(|e| {
+            Error::failure(format!("the network needs {} bytes of memory for its activations", plan.bytes)).because(e)
+        })?;
+        arena.resize(len, 0.0);
+        Ok(Self { graph, weights, slots, arena, stop })
+    }
+
+    pub(super) fn plan_bytes(&self) -> u64 {
+        4 * self.arena.len() as u64
+    }
+
+    /// The reference reads the weights where they are.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        let size = |w: &WeightData<'_>| match w {
+            WeightData::F32(_) => 4,
+            WeightData::F16(_) | WeightData::Bf16(_) => 2,
+            WeightData::I8 { .. } => 1,
+        };
+        self.weights.iter().map(|w| size(w) * w.len() as u64).sum()
+    }
+}
+
+fn reference_plan<'s>(graph: &Graph<'_>, slots: &'s mut [Slot]) -> Result<Plan<'s>> {
+    plan(graph, &Target::REFERENCE, slots).map_err(|e: PlanError| {
+        Error::failure(format!("the network has no memory plan: {e:?}")).hint("try a smaller --size")
+    })
+}
+
+fn failed(e: ReferenceError) -> Error {
+    match e {
+        ReferenceError::Stopped => Error::interrupted(),
+        e => Error::failure(format!("the reference backend failed: {e:?}")),
+    }
+}
+
+impl Denoise for ReferenceBackend<'_> {
+    type Error = Error;
+
+    fn out_len(&self) -> usize {
+        self.graph.shape(self.graph.output).len() as usize
+    }
+
+    fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<()> {
+        let Self { graph, weights, slots, arena, stop } = self;
+        // Planning again costs next to nothing beside the evaluation, and nothing has to borrow from itself.
+        let exec =
+            Exec::new(*graph, reference_plan(graph, slots)?, weights).map_err(|e| failed(ReferenceError::Exec(e)))?;
+        let mut keep_going = || !stop.asked();
+        let mut reference = Reference::new(exec, arena, &[], &mut keep_going).map_err(failed)?;
+        reference.predict(x, t, conds, out).map_err(failed)
+    }
+}

@@ -1,0 +1,141 @@
+//! `unfog sample`
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use unfog::Result;
+use unfog::recipe::Recipe;
+use unfog::sample::{Event, Options, sample};
+use unfog::settings::parity;
+use unfog::stop::Stop;
+
+use super::args::{BackendArgs, Size};
+use super::output;
+use super::progress::Progress;
+
+/// Make pictures.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the model, as diffusers saves it [default: glyph-tiny, which is built in]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Class by number or name [default: image i has class i modulo the number of classes]
+    #[arg(long, value_name = "N|NAME")]
+    class: Option<String>,
+    /// Guidance scale towards the class; 1 is off [default: 1, unless the model names another]
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    guidance: Option<f32>,
+    /// Sampler: ddim or ddpm [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<String>,
+    /// Beta schedule: linear, scaled_linear or cosine [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<String>,
+    /// Steps [default: 50, for ddpm all timesteps of the model]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// ddim's share of fresh noise, from 0 to 1 [default: 0]
+    #[arg(long, value_name = "E", allow_negative_numbers = true)]
+    eta: Option<f32>,
+    /// Seed of the noise
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Number of images
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: u32,
+    /// Index of the first image: image i of a seed is always the same picture
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    first: u64,
+    /// Width and height of an image [default: the model's]
+    #[arg(long, value_name = "WxH")]
+    size: Option<Size>,
+    /// Whose rule gives the next timestep: diffusers or table [default: diffusers for a model with a scheduler's config]
+    #[arg(long, value_name = "NAME")]
+    parity: Option<String>,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Noise [draws, n, c, h, w] to use instead of random numbers: tensor `noise` of a safetensors file
+    #[arg(long, value_name = "FILE")]
+    noise_in: Option<PathBuf>,
+    /// Also write what the sampler leaves, f32: tensor `x0` [n, c, h, w] of a safetensors file
+    #[arg(long, value_name = "FILE")]
+    latents_out: Option<PathBuf>,
+    /// Picture file (png, jpg, bmp, pgm, ppm, pnm): one picture, or a sheet; with {i} in its name a file an image
+    #[arg(long, value_name = "PATH", default_value = "unfog.png")]
+    out: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print nothing but errors
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    files: &'a [PathBuf],
+    recipe: &'a Recipe,
+    classes: &'a [u32],
+    start_up_seconds: f64,
+    sampling_seconds: f64,
+}
+
+/// Makes pictures.
+pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
+    let options = Options {
+        model: args.model.clone(),
+        class: args.class.clone(),
+        guidance: args.guidance,
+        sampler: args.sampler.clone(),
+        schedule: args.schedule.clone(),
+        steps: args.steps,
+        eta: args.eta,
+        seed: args.seed,
+        count: args.count,
+        first: args.first,
+        size: args.size.map(|Size(w, h)| (w, h)),
+        parity: args.parity.as_deref().map(parity).transpose()?,
+        backend: args.backend.request(),
+        noise_in: args.noise_in.clone(),
+        latents_out: args.latents_out.clone(),
+        out: args.out.clone(),
+    };
+    let progress = Progress::new(args.quiet);
+    let outcome = sample(&options, stop, &mut |event| match event {
+        Event::Chosen(kind, why) if !args.quiet => progress.note(&format!("backend {}: {why}", kind.name())),
+        Event::Chosen(..) => {}
+        Event::Steps(done, total) => progress.set(done, total),
+    })?;
+    drop(progress);
+    if args.json {
+        return output::json(&Report {
+            files: &outcome.files,
+            recipe: &outcome.recipe,
+            classes: &outcome.classes,
+            start_up_seconds: outcome.start_up.as_secs_f64(),
+            sampling_seconds: outcome.sampling.as_secs_f64(),
+        });
+    }
+    if !args.quiet {
+        let recipe = &outcome.recipe;
+        let files = match &outcome.files[..] {
+            [one] => one.display().to_string(),
+            [first, .., last] => format!("{} to {}", first.display(), last.display()),
+            [] => String::new(),
+        };
+        output::note(&format!(
+            "{files}: {} of {}x{}, {} {} steps, seed {}, {} ({}), {:.2} s",
+            if recipe.count == 1 { "1 image".into() } else { format!("{} images", recipe.count) },
+            recipe.width,
+            recipe.height,
+            recipe.sampler,
+            recipe.steps,
+            recipe.seed,
+            recipe.ran_on.backend.name(),
+            recipe.ran_on.device,
+            outcome.sampling.as_secs_f64(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Picture files out.
+
+use std::io::Write;
+use std::path::Path;
+
+use image::ExtendedColorType;
+use image::codecs::{bmp::BmpEncoder, jpeg::JpegEncoder, pnm::PnmEncoder};
+use image::{ImageEncoder, ImageError};
+
+use super::{Format, Picture};
+use crate::error::{Error, Result};
+
+/// Quality of JPEG files, of 100: no visible loss.
+const JPEG_QUALITY: u8 = 95;
+
+/// Writes `picture` to `out` in `format`. `text` is a keyword and what goes under it; only PNG carries it. `path` is named in
+/// errors.
+///
+/// # Errors
+/// Every error of `out`, with a full disk among them.
+pub fn encode(picture: &Picture, format: Format, text: (&str, &str), path: &Path, out: &mut dyn Write) -> Result<()> {
+    let Picture { width, height, channels, ref pixels } = *picture;
+    let color = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
+        Error::failure(format!("can't write {}", path.display())).because(cause)
+    };
+    let result = match format {
+        Format::Png => return png(picture, text, out).map_err(|e| failed(e.into())),
+        Format::Jpeg => {
+            JpegEncoder::new_with_quality(&mut *out, JPEG_QUALITY).write_image(pixels, width, height, color)
+        }
+        Format::Bmp => BmpEncoder::new(&mut Sized(out)).write_image(pixels, width, height, color),
+        Format::Pnm => PnmEncoder::new(&mut *out).write_image(pixels, width, height, color),
+    };
+    result.map_err(|e| match e {
+        ImageError::IoError(e) => failed(e.into()),
+        e => failed(e.into()),
+    })
+}
+
+/// The bitmap encoder asks for a type whose size is known.
+struct Sized<'a>(&'a mut dyn Write);
+
+impl Write for Sized<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn png(picture: &Picture, (keyword, text): (&str, &str), out: &mut dyn Write) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(out, picture.width, picture.height);
+    encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+    encoder.set_depth(png::BitDepth::Eight);
+    // International text: a prompt or path may hold any character.
+    encoder.add_itxt_chunk(keyword.into(), text.into())?;
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&picture.pixels)?;
+    writer.finish()
+}

@@ -1,0 +1,199 @@
+//! Weights by name: safetensors files, mapped and checked before any of them is used.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use safetensors::{Dtype, SafeTensors};
+use unfog_core::nn::weights::WeightData;
+
+use super::mapped::Bytes;
+use super::network::Network;
+use crate::error::{Error, Result};
+
+/// A file of weights.
+#[derive(Debug)]
+pub(crate) struct WeightFile {
+    pub(crate) name: String,
+    pub(crate) bytes: Bytes,
+}
+
+/// The type in which a weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Where a weight's values are.
+#[derive(Debug)]
+enum Place {
+    /// In a file, aligned.
+    File(usize, Range<usize>),
+    /// In a copy, because they are not aligned in their file. Words of 4 bytes, so that every type fits; the length in bytes.
+    Copy(Vec<u32>, usize),
+}
+
+/// All weights of a network, in the graph's order: there, of the right shape, finite.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<Arc<WeightFile>>,
+    places: Vec<(Stored, Place)>,
+}
+
+/// A tensor of a file: its type, shape and bytes.
+struct Found {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    file: usize,
+    range: Range<usize>,
+}
+
+impl Weights {
+    /// Finds every weight of `network` in `files` and checks it.
+    ///
+    /// # Errors
+    /// A damaged file; a weight that is missing, of a type other than f32, f16 and bf16, of another shape, or not finite.
+    pub(crate) fn load(files: Vec<Arc<WeightFile>>, network: &Network) -> Result<Self> {
+        let headers = files.iter().map(|file| Header::read(file)).collect::<Result<Vec<_>>>()?;
+        let mut places = Vec::with_capacity(network.names().len());
+        for (name, weight) in network.names().iter().zip(network.graph().weights) {
+            let found = find(&headers, name).ok_or_else(|| missing(&files, name))?;
+            let file = &files[found.file];
+            let complain = |what: String| Error::failure(format!("{}: weight {name} {what}", file.name));
+            if padded(&found.shape) != Some(weight.shape) {
+                let expected: Vec<u32> = trimmed(weight.shape);
+                return Err(complain(format!("has the shape {:?}, expected {expected:?}", found.shape)));
+            }
+            let stored = match found.dtype {
+                Dtype::F32 => Stored::F32,
+                Dtype::F16 => Stored::F16,
+                Dtype::BF16 => Stored::Bf16,
+                other => return Err(complain(format!("has the type {other:?}, expected F32, F16 or BF16"))),
+            };
+            let bytes = &file.bytes[found.range.clone()];
+            let place = match view(stored, bytes) {
+                Some(_) => Place::File(found.file, found.range),
+                None => Place::Copy(copy(bytes), bytes.len()),
+            };
+            places.push((stored, place));
+        }
+        let weights = Self { files, places };
+        weights.check_finite(network)?;
+        Ok(weights)
+    }
+
+    /// The values, in the graph's order.
+    pub fn data(&self) -> Vec<WeightData<'_>> {
+        let bytes = |place| match place {
+            &Place::File(file, ref range) => &self.files[file].bytes[range.clone()],
+            Place::Copy(words, len) => &bytemuck::cast_slice(words)[..*len],
+        };
+        // Every place was made so that its view exists.
+        self.places.iter().filter_map(|(stored, place)| view(*stored, bytes(place))).collect()
+    }
+
+    /// Bytes of the weights as they are stored.
+    pub fn bytes(&self) -> u64 {
+        let len = |place: &Place| match place {
+            Place::File(_, range) => range.len(),
+            Place::Copy(_, len) => *len,
+        };
+        self.places.iter().map(|(_, place)| len(place) as u64).sum()
+    }
+
+    fn check_finite(&self, network: &Network) -> Result<()> {
+        for (name, data) in network.names().iter().zip(self.data()) {
+            let position = match data {
+                WeightData::F32(w) => w.iter().position(|w| !w.is_finite()),
+                WeightData::F16(w) => w.iter().position(|w| w & 0x7c00 == 0x7c00),
+                WeightData::Bf16(w) => w.iter().position(|w| w & 0x7f80 == 0x7f80),
+                WeightData::I8 { scales, .. } => scales.iter().position(|w| !w.is_finite()),
+            };
+            if let Some(i) = position {
+                return Err(Error::failure(format!("weight {name} is {} at index {i}", data.at(i)))
+                    .hint("the file is damaged, or its training diverged"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A parsed header.
+struct Header {
+    start: usize,
+    metadata: safetensors::tensor::Metadata,
+}
+
+impl Header {
+    fn read(file: &WeightFile) -> Result<Self> {
+        let (length, metadata) = SafeTensors::read_metadata(&file.bytes).map_err(|e| {
+            Error::failure(format!("{} is no whole safetensors file", file.name))
+                .hint("it was cut off or changed on its way; copy it again")
+                .because(e)
+        })?;
+        // The parser has checked that every offset lies in the file; 8 bytes of length precede the header.
+        Ok(Self { start: 8 + length, metadata })
+    }
+}
+
+fn find(headers: &[Header], name: &str) -> Option<Found> {
+    let old = old_name(name);
+    [Some(name), old.as_deref()].into_iter().flatten().find_map(|name| {
+        headers.iter().enumerate().find_map(|(file, header)| {
+            let info = header.metadata.info(name)?;
+            let (start, end) = info.data_offsets;
+            let range = header.start + start..header.start + end;
+            Some(Found { dtype: info.dtype, shape: info.shape.clone(), file, range })
+        })
+    })
+}
+
+/// The name that an attention's weight had before diffusers 0.15 (`_convert_deprecated_attention_blocks` there).
+fn old_name(name: &str) -> Option<String> {
+    [(".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")]
+        .into_iter()
+        .find(|(new, _)| name.contains(new))
+        .map(|(new, old)| name.replacen(new, old, 1))
+}
+
+fn missing(files: &[Arc<WeightFile>], name: &str) -> Error {
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    Error::failure(format!("{} lacks the weight {name}", names.join(", ")))
+        .hint("config.json describes another network than the weights")
+}
+
+/// A shape with ones appended up to four dimensions, as the graph has it.
+fn padded(shape: &[usize]) -> Option<[u32; 4]> {
+    let mut padded = [1; 4];
+    for (i, &n) in shape.iter().enumerate() {
+        let n = u32::try_from(n).ok()?;
+        match padded.get_mut(i) {
+            Some(space) => *space = n,
+            None if n == 1 => {}
+            None => return None,
+        }
+    }
+    Some(padded)
+}
+
+/// A shape without the ones at its end, for messages.
+fn trimmed(shape: [u32; 4]) -> Vec<u32> {
+    let len = shape.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1);
+    shape[..len].to_vec()
+}
+
+/// The values in `bytes`, unless they are misaligned.
+fn view(stored: Stored, bytes: &[u8]) -> Option<WeightData<'_>> {
+    match stored {
+        Stored::F32 => bytemuck::try_cast_slice(bytes).ok().map(WeightData::F32),
+        Stored::F16 => bytemuck::try_cast_slice(bytes).ok().map(WeightData::F16),
+        Stored::Bf16 => bytemuck::try_cast_slice(bytes).ok().map(WeightData::Bf16),
+    }
+}
+
+fn copy(bytes: &[u8]) -> Vec<u32> {
+    let mut words = vec![0_u32; bytes.len().div_ceil(4)];
+    bytemuck::cast_slice_mut::<u32, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    words
+}

@@ -1,0 +1,81 @@
+//! Everything that it takes to make a picture again, as it is stored in a PNG.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Description;
+use crate::error::{Error, Result};
+use crate::image::read_text;
+
+/// The keyword of a PNG's text under which the recipe lies, as JSON.
+pub const KEYWORD: &str = "unfog";
+
+/// A run of `sample`: every option as it was in effect, and what it ran on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// The command.
+    pub command: String,
+    /// unfog's version.
+    pub version: String,
+    /// The model, as it was named.
+    pub model: String,
+    /// SHA-256 of the model's weight files.
+    pub weights_sha256: String,
+    /// The class that was asked for; without one, image i has class i modulo the number of classes.
+    pub class: Option<u32>,
+    /// Guidance scale; 1 is off.
+    pub guidance: f32,
+    /// Sampler.
+    pub sampler: String,
+    /// Beta schedule.
+    pub schedule: String,
+    /// Steps.
+    pub steps: usize,
+    /// DDIM's share of fresh noise.
+    pub eta: f32,
+    /// Seed.
+    pub seed: u64,
+    /// Number of images.
+    pub count: u32,
+    /// Index of the first image.
+    pub first: u64,
+    /// Width of an image.
+    pub width: u32,
+    /// Height of an image.
+    pub height: u32,
+    /// Whose rule gives the timestep that a step leads to.
+    pub parity: String,
+    /// The file of given noise, if no random number was generated.
+    pub noise_in: Option<String>,
+    /// What computed.
+    #[serde(flatten)]
+    pub ran_on: Description,
+}
+
+impl Recipe {
+    /// The recipe of image `index` of this run alone.
+    #[must_use]
+    pub fn of_image(&self, index: u64) -> Self {
+        Self { count: 1, first: index, ..self.clone() }
+    }
+
+    /// As JSON.
+    ///
+    /// # Errors
+    /// A number that JSON can't hold.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::failure("the recipe can't be written as JSON").because(e))
+    }
+
+    /// The recipe that the PNG file at `path` carries.
+    ///
+    /// # Errors
+    /// A file that is missing or no PNG, carries no recipe, or one of an unknown form.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = read_text(path, KEYWORD)?
+            .ok_or_else(|| Error::failure(format!("{} carries no recipe of unfog", path.display())))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::failure(format!("the recipe in {} can't be read", path.display())).because(e))
+    }
+}

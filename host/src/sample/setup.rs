@@ -1,0 +1,137 @@
+//! Options and a model become the settings of a run; whatever can be refused is refused here, before any work.
+
+use unfog_core::denoise::Cond;
+use unfog_core::guidance::Guidance;
+
+use super::options::Options;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::settings::{Settings, Wishes};
+
+/// The most values that a picture may have.
+const MOST_VALUES: u64 = 1 << 28;
+
+/// The settings of a run.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The chain.
+    pub settings: Settings,
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+    /// Channels of the picture.
+    pub channels: u32,
+    /// Guidance scale; 1 is off.
+    pub guidance: f32,
+    /// The class that was asked for.
+    pub class: Option<u32>,
+    /// Index of the first image.
+    pub first: u64,
+    /// Number of images.
+    pub count: u32,
+}
+
+impl Setup {
+    /// Settles everything that `options` leave open, from `model`.
+    ///
+    /// # Errors
+    /// A usage error for what can't be done with this model, a failure for a model that is not whole.
+    pub fn new(model: &Model, options: &Options) -> Result<Self> {
+        if options.count == 0 {
+            return Err(Error::usage("--count 0 makes no picture").hint("give 1 or more"));
+        }
+        if options.first.checked_add(u64::from(options.count)).is_none() {
+            return Err(Error::usage("--first and --count lead beyond the last image number"));
+        }
+        let (channels, out_channels) = (model.config().in_channels, model.config().out_channels);
+        if channels != 1 && channels != 3 {
+            return Err(Error::failure(format!(
+                "the model {} makes images of {channels} channels; pictures have 1 or 3",
+                model.name()
+            )));
+        }
+        if out_channels != channels && Some(out_channels) != channels.checked_mul(2) {
+            return Err(Error::failure(format!(
+                "the network takes {channels} channels and predicts {out_channels}, which no sampler can use"
+            )));
+        }
+        let (width, height) = size(model, options, channels)?;
+        let guidance = guidance(model, options)?;
+        let wishes = Wishes {
+            sampler: options.sampler.clone(),
+            schedule: options.schedule.clone(),
+            steps: options.steps,
+            eta: options.eta,
+            parity: options.parity,
+            guidance,
+        };
+        let scheduler = model.scheduler()?;
+        if scheduler.is_none() && options.schedule.is_none() {
+            return Err(Error::failure(format!("the model {} has no scheduler_config.json", model.name()))
+                .hint("say what it was trained with: --schedule NAME"));
+        }
+        let settings = Settings::new(scheduler, &wishes)?;
+        let class = class(model, options)?;
+        let (first, count) = (options.first, options.count);
+        Ok(Self { settings, height, width, channels, guidance, class, first, count })
+    }
+
+    /// Values of an image.
+    pub fn image_len(&self) -> usize {
+        self.height as usize * self.width as usize * self.channels as usize
+    }
+
+    /// The conditions of `n` images from image number `first` on: `[k, n]`, the wanted ones first.
+    pub fn conds(&self, model: &Model, first: u64, n: usize) -> Vec<Cond> {
+        let of_image = |i| self.class.or_else(|| model.classes().and_then(|classes| classes.of_image(first + i)));
+        let mut conds: Vec<Cond> = (0..n as u64).map(|i| of_image(i).map_or(Cond::None, Cond::Class)).collect();
+        if self.settings.config.guidance != Guidance::None {
+            let null = model.classes().and_then(|classes| classes.null()).map_or(Cond::None, Cond::Class);
+            conds.extend(std::iter::repeat_n(null, n));
+        }
+        conds
+    }
+}
+
+/// Columns and rows.
+fn size(model: &Model, options: &Options, channels: u32) -> Result<(u32, u32)> {
+    let own = model.size().map(|(h, w)| (w, h));
+    let (width, height) = options.size.or(own).ok_or_else(|| {
+        Error::usage(format!("the model {} does not say how large its pictures are", model.name()))
+            .hint("give --size WxH")
+    })?;
+    if u64::from(width) * u64::from(height) * u64::from(channels) > MOST_VALUES {
+        return Err(Error::usage(format!("pictures of {width}x{height} are too large")));
+    }
+    Ok((width, height))
+}
+
+fn class(model: &Model, options: &Options) -> Result<Option<u32>> {
+    match (&options.class, model.classes()) {
+        (None, Some(classes)) if classes.count() == 0 => {
+            Err(Error::usage("this network takes a class and names none").hint("give --class N"))
+        }
+        (None, _) => Ok(None),
+        (Some(text), Some(classes)) => classes.find(text).map(Some),
+        (Some(_), None) => Err(Error::usage(format!("--class: the model {} has no classes", model.name()))),
+    }
+}
+
+fn guidance(model: &Model, options: &Options) -> Result<f32> {
+    let guidance = options.guidance.or(model.default_guidance()).unwrap_or(1.0);
+    if !guidance.is_finite() {
+        return Err(Error::usage(format!("--guidance {guidance} is no number")));
+    }
+    if guidance == 1.0 {
+        return Ok(guidance);
+    }
+    match model.classes() {
+        None => Err(Error::usage(format!("--guidance: the model {} has no classes to be guided to", model.name()))),
+        Some(classes) if classes.null().is_none() => {
+            Err(Error::usage(format!("--guidance: the model {} has no label for \"no class\"", model.name()))
+                .hint("model_index.json may name one as null_class"))
+        }
+        Some(_) => Ok(guidance),
+    }
+}

@@ -1,0 +1,127 @@
+//! Tensor files in and out: noise that a run is given, and what its sampler leaves.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use unfog_core::nn::weights::f16_to_f32;
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Noise of unit variance, `[draws, n, c, h, w]`: the initial noise, then every later draw in the order of drawing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GivenNoise {
+    shape: [usize; 5],
+    values: Vec<f32>,
+}
+
+impl GivenNoise {
+    /// Reads the tensor `noise` of the safetensors file at `path`: f32, f16 or bf16.
+    ///
+    /// # Errors
+    /// A missing or damaged file, another type or shape, a value that is not finite.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = files::read(path)?;
+        let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|e| complain("no whole safetensors file".into()).because(e))?;
+        let tensor = file.tensor("noise").map_err(|e| complain("holds no tensor `noise`".into()).because(e))?;
+        let expected = "expected noise [draws, n, c, h, w] of F32, F16 or BF16";
+        let shape: [usize; 5] = tensor
+            .shape()
+            .try_into()
+            .map_err(|_| complain(format!("noise has the shape {:?}", tensor.shape())).hint(expected))?;
+        let halves = || tensor.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        let values: Vec<f32> = match tensor.dtype() {
+            Dtype::F32 => tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F16 => halves().map(f16_to_f32).collect(),
+            Dtype::BF16 => halves().map(|h| f32::from_bits(u32::from(h) << 16)).collect(),
+            other => return Err(complain(format!("noise has the type {other:?}")).hint(expected)),
+        };
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            return Err(complain(format!("noise is {} at index {i}", values[i])));
+        }
+        Ok(Self { shape, values })
+    }
+
+    /// Fails unless the noise is for `n` images of `c * h * w`.
+    ///
+    /// # Errors
+    /// A usage error that names both shapes.
+    pub fn check(&self, n: u32, c: u32, h: u32, w: u32) -> Result<()> {
+        let expected = [n, c, h, w].map(|v| v as usize);
+        match self.shape[1..] == expected {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "the given noise has the shape {:?}, expected [draws, {n}, {c}, {h}, {w}]",
+                self.shape
+            ))),
+        }
+    }
+
+    /// How many draws there are.
+    pub fn draws(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+/// Writes `values`, `[n, c, h, w]`, as the tensor `x0` of a safetensors file, f32.
+///
+/// # Errors
+/// A length that doesn't fit the shape; every error of the file.
+pub fn write_latents(path: &Path, values: &[f32], shape: [u32; 4]) -> Result<()> {
+    let failed = |e| Error::failure(format!("can't write {}", path.display())).because(e);
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, shape.map(|n| n as usize).to_vec(), &bytes).map_err(failed)?;
+    let file = safetensors::serialize([("x0", view)], None).map_err(failed)?;
+    files::write(path, |out| out.write_all(&file).map_err(|e| files::cannot_write(path, e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, dtype: Dtype, shape: &[usize], bytes: &[u8]) {
+        let view = TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+        std::fs::write(path, safetensors::serialize([("noise", view)], None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn noise_is_read_in_every_type() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n");
+        let f32s: Vec<u8> = [1.5_f32, -2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bf16s: Vec<u8> = [1.5_f32, -2.0].iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
+        let f16s: Vec<u8> = [0x3e00_u16, 0xc000].iter().flat_map(|v| v.to_le_bytes()).collect();
+        for (dtype, bytes) in [(Dtype::F32, &f32s), (Dtype::F16, &f16s), (Dtype::BF16, &bf16s)] {
+            write(&path, dtype, &[2, 1, 1, 1, 1], bytes);
+            let noise = GivenNoise::read(&path).unwrap();
+            assert_eq!((noise.draws(), noise.values()), (2, &[1.5, -2.0][..]));
+            assert!(noise.check(1, 1, 1, 1).is_ok());
+            assert_eq!(noise.check(2, 1, 1, 1).unwrap_err().exit_code(), 2);
+        }
+        write(&path, Dtype::F32, &[2, 1], &f32s);
+        assert!(GivenNoise::read(&path).is_err());
+        write(&path, Dtype::F32, &[1, 1, 1, 1, 1], &f32::NAN.to_le_bytes());
+        assert!(GivenNoise::read(&path).is_err());
+        std::fs::write(&path, [0; 5]).unwrap();
+        assert!(GivenNoise::read(&path).is_err());
+    }
+
+    #[test]
+    fn latents_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        write_latents(&path, &[1.0, 2.0], [1, 2, 1, 1]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let x0 = file.tensor("x0").unwrap();
+        assert_eq!((x0.dtype(), x0.shape()), (Dtype::F32, &[1, 2, 1, 1][..]));
+        assert!(write_latents(&path, &[1.0], [1, 2, 1, 1]).is_err());
+    }
+}
