@@ -42,7 +42,9 @@ pub(crate) struct Step {
 pub(crate) struct Tiling {
     /// Invocations of a group.
     local: u32,
-    /// Pixels and vectors of output channels that an invocation of a convolution holds.
+    /// Those of a convolution: along pixels and along output channels.
+    conv_local: [u32; 2],
+    /// Pixels and vectors of output channels that an invocation of a convolution holds at most.
     tile: [u32; 2],
     precision: Precision,
 }
@@ -50,10 +52,24 @@ pub(crate) struct Tiling {
 impl Tiling {
     pub(crate) fn new(info: &DeviceInfo, precision: Precision) -> Self {
         match info.kind {
-            // Software devices run a group's invocations in SIMD lanes, eight of them.
-            DeviceKind::Cpu => Self { local: 8, tile: [4, 4], precision },
-            _ => Self { local: 64, tile: [4, 2], precision },
+            // Software devices run a group's invocations in SIMD lanes, eight of them. Loads cost them far more than
+            // arithmetic, so the tile is large: 16 * 8 * 4 products for 4 * (8 + 4 * 4) loads.
+            DeviceKind::Cpu => Self { local: 8, conv_local: [8, 1], tile: [8, 4], precision },
+            // What fits the registers of small devices.
+            _ => Self { local: 64, conv_local: [16, 4], tile: [4, 2], precision },
         }
+    }
+
+    /// Work group and tile of a convolution: local_x, local_y, pixels, vectors of output channels.
+    fn conv2d(&self, out_pixels: u32) -> [u32; 4] {
+        let [local_x, local_y] = self.conv_local;
+        if out_pixels == 1 {
+            // A linear layer of a vector: lanes take output channels.
+            return [1, local_x * local_y, 1, 1];
+        }
+        // No more pixels than there are, in powers of two: few pipelines.
+        let pixels = out_pixels.div_ceil(local_x).next_power_of_two().min(self.tile[0]);
+        [local_x, local_y, pixels, self.tile[1]]
     }
 }
 
@@ -213,11 +229,8 @@ impl Site<'_> {
             scale: op.scale,
             act: op.act as u32,
         };
-        let Tiling { local, tile: [pixels, outs], precision } = self.tiling;
-        // One pixel (a time embedding's linear layer): lanes take output channels instead.
-        let (local_x, local_y, pixels, outs) =
-            if os.pixels() == 1 { (1, local, 1, 1) } else { (local, 1, pixels, outs) };
-        let half = u32::from(precision == Precision::F16);
+        let [local_x, local_y, pixels, outs] = self.tiling.conv2d(push.out_pixels);
+        let half = u32::from(self.tiling.precision == Precision::F16);
         let tiles = |n: u32, tile: u32| u64::from(n.div_ceil(tile));
         let operands = vec![x, weight, bias.unwrap_or(x), channel.unwrap_or(x), residual.unwrap_or(x), out];
         Some(Step {
