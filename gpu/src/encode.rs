@@ -142,6 +142,12 @@ impl Encoded {
             unsafe { (fns.v1_0.queue_submit)(context.queue.handle(), 1, &submit, self.fence.handle()) }
         });
         submitted.result().map_err(vulkano::VulkanError::from).doing("submit")?;
-        self.fence.wait(None).doing("wait for the device")
+        self.fence
+            .wait(None)
+            .or_else(|error| {
+                // Out of host memory, say: the commands must still not outlive what they use.
+                context.queue.with(|mut queue| queue.wait_idle()).and(Err(error))
+            })
+            .doing("wait for the device")
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::device::Context;
 use crate::error::{Doing, GpuError};
+use std::ops::Range;
 use std::sync::Arc;
 use vulkano::buffer::sys::RawBuffer;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferMemory, BufferUsage};
@@ -43,6 +44,11 @@ impl Purpose {
             Purpose::Readback => vec![visible | cached | coherent, visible | cached, visible | coherent, visible],
         }
     }
+}
+
+/// `bytes` widened to whole atoms, cut at the end of the allocation, as flushing wants it.
+fn atoms(bytes: Range<u64>, atom: u64, size: u64) -> Range<u64> {
+    bytes.start / atom * atom..bytes.end.next_multiple_of(atom).min(size)
 }
 
 /// A buffer with memory of its own.
@@ -103,12 +109,11 @@ impl Block {
         }
     }
 
-    /// The whole atoms of non-coherent memory around `start .. end`, cut at the end of the allocation.
+    /// The whole atoms of non-coherent memory around `start .. end`.
     fn atoms(memory: &DeviceMemory, start: u64, end: u64) -> MappedMemoryRange {
         let atom = memory.device().physical_device().properties().non_coherent_atom_size.as_devicesize();
-        let offset = start / atom * atom;
-        let end = end.next_multiple_of(atom).min(memory.allocation_size());
-        MappedMemoryRange { offset, size: end - offset, ..MappedMemoryRange::default() }
+        let whole = atoms(start..end, atom, memory.allocation_size());
+        MappedMemoryRange { offset: whole.start, size: whole.end - whole.start, ..MappedMemoryRange::default() }
     }
 
     /// Hands the mapped bytes `offset .. offset + len` to `write`, then makes them visible to the device.
@@ -143,5 +148,43 @@ impl Block {
         let end = offset.checked_add(len).filter(|&end| end <= self.bytes).ok_or(GpuError::Limit("bytes", len))?;
         let bytes = memory.mapping_state().and_then(|state| state.slice(offset..end));
         Ok((memory, bytes.ok_or(GpuError::Limit("unmapped bytes", len))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    #[test]
+    fn atoms_are_whole_and_end_with_the_allocation() {
+        assert_eq!(atoms(0..4, 64, 1000), 0..64);
+        assert_eq!(atoms(63..129, 64, 1000), 0..192);
+        assert_eq!(atoms(128..256, 64, 1000), 128..256);
+        assert_eq!(atoms(990..996, 64, 1000), 960..1000);
+    }
+
+    #[test]
+    fn what_the_device_has_not_is_refused_with_the_number() {
+        let context = match Context::open(&DeviceChoice::Auto, None) {
+            Err(error @ (GpuError::NoDevice | GpuError::Loader(_))) => {
+                assert!(std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "{error}");
+                eprintln!("SKIPPED what_the_device_has_not_is_refused_with_the_number: {error}");
+                return;
+            }
+            other => other.unwrap(),
+        };
+        for purpose in [Purpose::Shared, Purpose::Device, Purpose::Upload, Purpose::Readback] {
+            let asked = context.info().memory + 4096;
+            let result = Block::new(&context, asked, purpose);
+            assert!(matches!(result, Err(GpuError::OutOfMemory { bytes }) if bytes == asked), "{purpose:?}");
+            let block = Block::new(&context, 10, purpose).unwrap();
+            // SAFETY: no command knows the block.
+            let written = unsafe { block.write(8, 2, |to| to.copy_from_slice(&[1, 2])) };
+            assert_eq!(written.is_ok(), purpose != Purpose::Device);
+            // SAFETY: as above.
+            let beyond = unsafe { block.write(9, 2, |_| {}) };
+            assert!(beyond.is_err());
+        }
     }
 }

@@ -60,7 +60,11 @@ pub struct Network {
     places: Vec<Span>,
     options: Options,
     pub(crate) staging: bool,
-    pub(crate) batch: Option<Batch>,
+    pub(crate) memory: Option<Memory>,
+    /// The whole graph for each number of images that was prepared in this memory.
+    pub(crate) recorded: Vec<(usize, Encoded)>,
+    /// Images of the batch that is prepared.
+    pub(crate) images: usize,
     pub(crate) stats: Stats,
     /// Inputs of all images of the batch, padded, one tensor after the other: what an upload sends.
     pub(crate) inputs: Vec<f32>,
@@ -68,13 +72,13 @@ pub struct Network {
     pub(crate) results: Vec<f32>,
 }
 
-/// Memory and commands for a number of images.
-pub(crate) struct Batch {
-    pub(crate) images: usize,
+/// Memory for a number of images.
+#[derive(Clone)]
+pub(crate) struct Memory {
+    images: usize,
     pub(crate) arena: Block,
     pub(crate) upload: Block,
     pub(crate) readback: Block,
-    pub(crate) all: Encoded,
 }
 
 impl std::fmt::Debug for Network {
@@ -118,7 +122,9 @@ impl Network {
             places,
             options,
             staging,
-            batch: None,
+            memory: None,
+            recorded: Vec::new(),
+            images: 0,
             stats: Stats::default(),
             inputs: Vec::new(),
             results: Vec::new(),
@@ -153,43 +159,60 @@ impl Network {
         self.stats
     }
 
-    /// The most images of one submission: what the options and the device's largest binding allow.
+    /// The most images of one submission: what the options and the device's largest binding allow, and what fits a quarter
+    /// of its memory.
     pub fn max_images(&self) -> usize {
+        let info = self.context.info();
         let largest = self.slots.iter().map(|s| s.bytes).max().unwrap_or(0).max(1);
-        let groups = self.context.info().max_groups[2] as usize;
-        let fit = usize::try_from(self.context.info().max_binding / largest).unwrap_or(usize::MAX);
-        self.options.max_images.min(fit).min(groups).max(1)
+        let fit = (info.max_binding / largest).min(info.memory / 4 / self.plan_bytes.max(1));
+        let fit = usize::try_from(fit).unwrap_or(usize::MAX);
+        self.options.max_images.min(fit).min(info.max_groups[2] as usize).max(1)
     }
 
-    /// Makes memory and commands for `images` images at once, unless they are there already.
+    /// Makes memory and commands for `images` images at once, unless they are there already. Inputs start as zeros.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`], [`GpuError::Limit`] above [`Network::max_images`], or what the driver reports.
     pub fn prepare(&mut self, images: usize) -> Result<(), GpuError> {
-        if self.batch.as_ref().is_some_and(|b| b.images == images) {
+        if self.images == images {
             return Ok(());
         }
         if images == 0 || images > self.max_images() {
             return Err(GpuError::Limit("images at once", images as u64));
         }
-        // The old memory goes first.
-        self.batch = None;
-        let bytes =
-            (images as u64).checked_mul(self.plan_bytes).ok_or(GpuError::Limit("images at once", images as u64))?;
-        let purpose = if self.staging { Purpose::Device } else { Purpose::Shared };
-        let arena = Block::new(&self.context, bytes, purpose)?;
-        let upload_bytes: u64 = self.input_ids().map(|id| self.span(id, images).bytes).sum();
-        let output_bytes = self.span(self.output, images).bytes;
-        let staged = |bytes: u64| if self.staging { bytes } else { 0 };
-        let upload = Block::new(&self.context, staged(upload_bytes), Purpose::Upload)?;
-        let readback = Block::new(&self.context, staged(output_bytes), Purpose::Readback)?;
-        let commands = self.record(images, 0..self.nodes.len(), true)?;
-        let find = |span: &Span| self.find(&arena, &upload, &readback, span);
-        let all = encode(&self.context, &commands, &find)?;
-        self.inputs = vec![0.0; (upload_bytes / 4) as usize];
-        self.results = vec![0.0; (output_bytes / 4) as usize];
-        self.batch = Some(Batch { images, arena, upload, readback, all });
+        self.images = 0;
+        if self.memory.as_ref().is_none_or(|m| m.images < images) {
+            // The old memory goes first.
+            self.recorded.clear();
+            self.memory = None;
+            self.memory = Some(self.allocate(images)?);
+        }
+        if !self.recorded.iter().any(|(n, _)| *n == images) {
+            let encoded = self.encode(images, 0..self.nodes.len(), true)?;
+            self.recorded.push((images, encoded));
+        }
+        self.inputs = vec![0.0; (self.input_bytes(images) / 4) as usize];
+        self.results = vec![0.0; (self.span(self.output, images).bytes / 4) as usize];
+        self.images = images;
         Ok(())
+    }
+
+    fn allocate(&self, images: usize) -> Result<Memory, GpuError> {
+        let limit = GpuError::Limit("images at once", images as u64);
+        let bytes = (images as u64).checked_mul(self.plan_bytes).ok_or(limit)?;
+        let arena = if self.staging { Purpose::Device } else { Purpose::Shared };
+        let staged = |bytes: u64| if self.staging { bytes } else { 0 };
+        Ok(Memory {
+            images,
+            arena: Block::new(&self.context, bytes, arena)?,
+            upload: Block::new(&self.context, staged(self.input_bytes(images)), Purpose::Upload)?,
+            readback: Block::new(&self.context, staged(self.span(self.output, images).bytes), Purpose::Readback)?,
+        })
+    }
+
+    /// Bytes of the inputs of all images.
+    fn input_bytes(&self, images: usize) -> u64 {
+        self.input_ids().map(|id| self.span(id, images).bytes).sum()
     }
 
     /// The tensors that no node makes.
@@ -209,7 +232,7 @@ impl Network {
     }
 
     /// The commands of some nodes, with the inputs sent before and the output fetched after where that takes copies.
-    pub(crate) fn record(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Vec<Command>, GpuError> {
+    fn record(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Vec<Command>, GpuError> {
         let mut recording = Recording::default();
         if self.staging && send {
             let mut offset = 0;
@@ -230,6 +253,12 @@ impl Network {
             recording.copy(from, Span { space: Space::Readback, offset: 0, bytes: from.bytes });
         }
         Ok(recording.finish())
+    }
+
+    /// The same as a command buffer.
+    pub(crate) fn encode(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Encoded, GpuError> {
+        let memory = self.memory.as_ref().ok_or(GpuError::Limit("images at once", 0))?;
+        encode(&self.context, &self.record(images, nodes, send)?, &|span| self.find(memory, span))
     }
 
     fn place_step(&self, step: &Step, node: usize, images: usize) -> Result<Dispatch, GpuError> {
@@ -253,18 +282,12 @@ impl Network {
     }
 
     /// The bytes behind a span.
-    pub(crate) fn find(
-        &self,
-        arena: &Block,
-        upload: &Block,
-        readback: &Block,
-        span: &Span,
-    ) -> Result<Subbuffer<[u8]>, GpuError> {
+    fn find(&self, memory: &Memory, span: &Span) -> Result<Subbuffer<[u8]>, GpuError> {
         let block = match span.space {
-            Space::Arena => arena,
+            Space::Arena => &memory.arena,
             Space::Weights(i) => &self.blocks[i],
-            Space::Upload => upload,
-            Space::Readback => readback,
+            Space::Upload => &memory.upload,
+            Space::Readback => &memory.readback,
         };
         let end = span.offset.checked_add(span.bytes).filter(|&end| end <= block.bytes && span.bytes > 0);
         let end = end.ok_or(GpuError::Limit("bytes of a binding", span.bytes))?;

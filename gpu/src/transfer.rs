@@ -6,7 +6,7 @@ use crate::dispatch::LANES;
 use crate::encode::encode;
 use crate::error::GpuError;
 use crate::memory::{Block, Purpose};
-use crate::network::{Batch, Network};
+use crate::network::{Memory, Network};
 use crate::record::{Recording, Space, Span};
 use bytemuck::{cast_slice, cast_slice_mut};
 use std::ops::Range;
@@ -39,7 +39,7 @@ impl Network {
 
     /// The padded space of an input of one image; its pad lanes are 0 and must stay so.
     pub(crate) fn input_mut(&mut self, id: TensorId, image: usize) -> Option<&mut [f32]> {
-        let images = self.batch.as_ref().map(|b| b.images).filter(|&n| image < n)?;
+        let images = Some(self.images).filter(|&n| image < n)?;
         let before = self.input_ids().take_while(|i| *i != id).map(|i| self.span(i, images).bytes).sum::<u64>();
         self.input_ids().find(|i| *i == id)?;
         let shape = self.tensors[usize::from(id.0)].shape;
@@ -65,19 +65,15 @@ impl Network {
     /// # Errors
     /// [`GpuError::DeviceLost`], or what the driver reports.
     pub fn execute(&mut self) -> Result<(), GpuError> {
-        let mut batch = self.batch.take().ok_or(GpuError::Limit("images at once", 0))?;
-        let done = self.execute_batch(&mut batch);
-        self.batch = Some(batch);
-        done
-    }
-
-    fn execute_batch(&mut self, batch: &mut Batch) -> Result<(), GpuError> {
-        self.send(batch)?;
-        batch.all.run(&self.context)?;
+        let memory = self.memory()?;
+        self.send(&memory)?;
+        let recorded = self.recorded.iter_mut().find(|(n, _)| *n == self.images);
+        let (_, encoded) = recorded.ok_or(GpuError::Limit("images at once", 0))?;
+        encoded.run(&self.context)?;
         self.stats.submits += 1;
-        self.stats.dispatches += batch.all.dispatches;
-        let place = self.span(self.output, batch.images);
-        let (block, offset) = if self.staging { (&batch.readback, 0) } else { (&batch.arena, place.offset) };
+        self.stats.dispatches += encoded.dispatches;
+        let place = self.span(self.output, self.images);
+        let (block, offset) = if self.staging { (&memory.readback, 0) } else { (&memory.arena, place.offset) };
         let results = cast_slice_mut(&mut self.results);
         // SAFETY: the submission was waited for.
         unsafe { block.read(offset, place.bytes, |from| results.copy_from_slice(from)) }?;
@@ -85,19 +81,23 @@ impl Network {
         Ok(())
     }
 
+    fn memory(&self) -> Result<Memory, GpuError> {
+        self.memory.clone().filter(|_| self.images > 0).ok_or(GpuError::Limit("images at once", 0))
+    }
+
     /// The one upload of an evaluation.
-    fn send(&mut self, batch: &Batch) -> Result<(), GpuError> {
+    fn send(&mut self, memory: &Memory) -> Result<(), GpuError> {
         let inputs: &[u8] = cast_slice(&self.inputs);
         if self.staging {
             // SAFETY: every submission is waited for.
-            unsafe { batch.upload.write(0, inputs.len() as u64, |to| to.copy_from_slice(inputs)) }?;
+            unsafe { memory.upload.write(0, inputs.len() as u64, |to| to.copy_from_slice(inputs)) }?;
         } else {
             let mut rest = inputs;
             for id in self.input_ids() {
-                let place = self.span(id, batch.images);
+                let place = self.span(id, self.images);
                 let (now, later) = rest.split_at(place.bytes as usize);
                 // SAFETY: as above.
-                unsafe { batch.arena.write(place.offset, place.bytes, |to| to.copy_from_slice(now)) }?;
+                unsafe { memory.arena.write(place.offset, place.bytes, |to| to.copy_from_slice(now)) }?;
                 rest = later;
             }
         }
@@ -114,20 +114,12 @@ impl Network {
         if nodes.end > self.nodes.len() {
             return Err(GpuError::Node(nodes.end));
         }
-        let batch = self.batch.take().ok_or(GpuError::Limit("images at once", 0))?;
-        let done = self.run_some(&batch, nodes);
-        self.batch = Some(batch);
-        done
-    }
-
-    fn run_some(&mut self, batch: &Batch, nodes: Range<usize>) -> Result<(), GpuError> {
+        let memory = self.memory()?;
         let first = nodes.start == 0;
         if first {
-            self.send(batch)?;
+            self.send(&memory)?;
         }
-        let commands = self.record(batch.images, nodes, first)?;
-        let find = |span: &Span| self.find(&batch.arena, &batch.upload, &batch.readback, span);
-        let mut encoded = encode(&self.context, &commands, &find)?;
+        let mut encoded = self.encode(self.images, nodes, first)?;
         encoded.run(&self.context)?;
         self.stats.submits += 1;
         self.stats.dispatches += encoded.dispatches;
@@ -141,12 +133,11 @@ impl Network {
     /// [`GpuError::Input`] for an unknown tensor or image, or what the driver reports.
     pub fn tensor(&self, id: TensorId, image: usize) -> Result<Vec<f32>, GpuError> {
         let shape = self.tensors.get(usize::from(id.0)).ok_or(InputError::Length)?.shape;
-        let images = self.batch.as_ref().map_or(0, |b| b.images);
-        if image >= images {
+        if image >= self.images {
             return Err(InputError::Length.into());
         }
         let words = self.arena()?;
-        let start = (self.span(id, images).offset + image as u64 * self.slot(id).bytes) as usize / 4;
+        let start = (self.span(id, self.images).offset + image as u64 * self.slot(id).bytes) as usize / 4;
         let values: Vec<f32> = words[start..][..shape.pixels() as usize * padded(shape)]
             .iter()
             .map(|&bits| f32::from_bits(bits))
@@ -159,13 +150,13 @@ impl Network {
     /// # Errors
     /// [`GpuError::OutOfMemory`], or what the driver reports.
     pub fn arena(&self) -> Result<Vec<u32>, GpuError> {
-        let batch = self.batch.as_ref().ok_or(GpuError::Limit("images at once", 0))?;
-        let mut words = vec![0_u32; (batch.arena.bytes / 4) as usize];
+        let memory = self.memory()?;
+        let mut words = vec![0_u32; (memory.arena.bytes / 4) as usize];
         let bytes: &mut [u8] = cast_slice_mut(&mut words);
         let len = bytes.len() as u64;
-        let host = self.mirror(&batch.arena, Purpose::Readback)?;
+        let host = self.mirror(&memory.arena, Purpose::Readback)?;
         if self.staging {
-            self.copy(&batch.arena, &host)?;
+            self.copy(&memory.arena, &host)?;
         }
         // SAFETY: every submission was waited for.
         unsafe { host.read(0, len, |from| bytes.copy_from_slice(from)) }?;
@@ -177,14 +168,14 @@ impl Network {
     /// # Errors
     /// [`GpuError::OutOfMemory`], or what the driver reports.
     pub fn fill_arena(&mut self, bits: u32) -> Result<(), GpuError> {
-        let batch = self.batch.as_ref().ok_or(GpuError::Limit("images at once", 0))?;
-        let host = self.mirror(&batch.arena, Purpose::Upload)?;
-        let len = batch.arena.bytes / 4 * 4;
+        let memory = self.memory()?;
+        let host = self.mirror(&memory.arena, Purpose::Upload)?;
+        let len = memory.arena.bytes / 4 * 4;
         // SAFETY: every submission was waited for.
         unsafe {
             host.write(0, len, |to| to.chunks_exact_mut(4).for_each(|w| w.copy_from_slice(&bits.to_ne_bytes())))
         }?;
-        if self.staging { self.copy(&host, &batch.arena) } else { Ok(()) }
+        if self.staging { self.copy(&host, &memory.arena) } else { Ok(()) }
     }
 
     /// Memory that the host reaches, as large as `block`; `block` itself where that will do.

@@ -1,9 +1,7 @@
 //! Every op on the device against its twin: odd shapes, every operand and parameter away from its default, three images at
 //! once, direct and through staging copies; with the validation layer on.
 
-mod common;
-
-use common::{One, Random, context, reference, relative_error};
+use crate::common::{One, Random, context, reference, relative_error};
 use unfog_core::nn::graph::WeightUse::{Kernel, Table, Vector};
 use unfog_core::nn::op::{Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, Op, Shape, Upsample};
 use unfog_core::nn::weights::WeightData;
@@ -136,4 +134,13 @@ fn ops_equal_their_twins() {
         }
     }
     assert_eq!(context.messages(), [""; 0]);
+}
+
+#[test]
+fn every_op_has_kernels_and_cases() {
+    for name in Op::NAMES {
+        assert!(unfog_shaders::KERNELS.iter().any(|k| k.op == name), "{name}: no kernel");
+        assert!(cases().iter().any(|c| c.graph().nodes[0].op.name() == name), "{name}: no case");
+    }
+    assert!(unfog_shaders::KERNELS.iter().all(|k| Op::NAMES.contains(&k.op)));
 }

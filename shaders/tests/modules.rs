@@ -1,0 +1,149 @@
+//! The table of kernels against the committed modules: what the host believes is what the SPIR-V says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use unfog_shaders::{Access, Constant, KERNELS, Kernel};
+
+/// What a module declares (SPIR-V 1.0; numbers from its specification).
+#[derive(Default)]
+struct Module {
+    version: u32,
+    capabilities: BTreeSet<u32>,
+    extensions: usize,
+    names: BTreeMap<u32, String>,
+    /// (structure, member) to name.
+    member_names: BTreeMap<(u32, u32), String>,
+    /// (id, decoration) to value, or 0.
+    decorations: BTreeMap<(u32, u32), u32>,
+    /// (structure, member, decoration) to value, or 0.
+    member_decorations: BTreeMap<(u32, u32, u32), u32>,
+    /// Pointer to what it points at.
+    pointers: BTreeMap<u32, u32>,
+    /// (id, pointer type, storage class).
+    variables: Vec<(u32, u32, u32)>,
+}
+
+const SPEC_ID: u32 = 1;
+const NON_WRITABLE: u32 = 24;
+const NON_READABLE: u32 = 25;
+const BINDING: u32 = 33;
+const DESCRIPTOR_SET: u32 = 34;
+const OFFSET: u32 = 35;
+
+fn text(words: &[u32]) -> String {
+    let bytes = words.iter().flat_map(|w| w.to_le_bytes()).take_while(|&b| b != 0);
+    String::from_utf8(bytes.collect()).unwrap()
+}
+
+fn read(words: &[u32]) -> Module {
+    assert_eq!(words[0], 0x0723_0203, "magic number");
+    let mut module = Module { version: words[1], ..Module::default() };
+    let mut rest = &words[5..];
+    while let Some(&first) = rest.first() {
+        let (op, later) = rest.split_at((first >> 16) as usize);
+        rest = later;
+        let value = |i: usize| op.get(i).copied().unwrap_or(0);
+        match first & 0xffff {
+            5 => _ = module.names.insert(op[1], text(&op[2..])),
+            6 => _ = module.member_names.insert((op[1], op[2]), text(&op[3..])),
+            10 => module.extensions += 1,
+            17 => _ = module.capabilities.insert(op[1]),
+            32 => _ = module.pointers.insert(op[1], op[3]),
+            59 => module.variables.push((op[2], op[1], op[3])),
+            71 => _ = module.decorations.insert((op[1], op[2]), value(3)),
+            72 => _ = module.member_decorations.insert((op[1], op[2], op[3]), value(4)),
+            _ => {}
+        }
+    }
+    module
+}
+
+impl Module {
+    /// The structures of the variables of a storage class, with the variables' ids.
+    fn blocks(&self, class: u32) -> impl Iterator<Item = (u32, u32)> {
+        self.variables.iter().filter(move |v| v.2 == class).map(|v| (v.0, self.pointers[&v.1]))
+    }
+}
+
+fn each(check: impl Fn(&Kernel, &Module)) {
+    assert!(!KERNELS.is_empty());
+    KERNELS.iter().for_each(|kernel| check(kernel, &read(kernel.words)));
+}
+
+#[test]
+fn modules_stay_inside_the_portable_floor() {
+    each(|kernel, module| {
+        assert_eq!(module.version, 0x0001_0000, "{}: Vulkan 1.0 takes SPIR-V 1.0", kernel.name);
+        assert_eq!(module.capabilities, BTreeSet::from([1]), "{}: Shader, and no other capability", kernel.name);
+        assert_eq!(module.extensions, 0, "{}: no extension", kernel.name);
+        assert_eq!(module.blocks(4).count(), 0, "{}: no shared memory", kernel.name);
+        assert!(kernel.bindings.len() <= 8 && kernel.push_bytes <= 128, "{}", kernel.name);
+    });
+}
+
+#[test]
+fn push_constants_agree() {
+    each(|kernel, module| {
+        let (_, block) = module.blocks(9).next().expect(kernel.name);
+        let members = module.member_names.range((block, 0)..(block + 1, 0));
+        let there: Vec<(&str, usize)> = members
+            .map(|(&(_, member), name)| (name.as_str(), module.member_decorations[&(block, member, OFFSET)] as usize))
+            .collect();
+        let here: Vec<(&str, usize)> = kernel.push.iter().map(|f| (f.name, f.offset)).collect();
+        assert_eq!(here, there, "{}", kernel.name);
+        // Every field is a 32-bit number.
+        assert_eq!(kernel.push_bytes, 4 * here.len(), "{}", kernel.name);
+    });
+}
+
+#[test]
+fn bindings_agree() {
+    each(|kernel, module| {
+        let mut numbers = BTreeSet::new();
+        for (variable, block) in module.blocks(2) {
+            let number = module.decorations[&(variable, BINDING)];
+            assert_eq!(module.decorations[&(variable, DESCRIPTOR_SET)], 0, "{}", kernel.name);
+            let binding = &kernel.bindings[number as usize];
+            let has = |decoration| module.member_decorations.contains_key(&(block, 0, decoration));
+            let access = match (has(NON_WRITABLE), has(NON_READABLE)) {
+                (true, false) => Access::Read,
+                (false, true) => Access::Write,
+                _ => Access::Update,
+            };
+            assert_eq!(binding.access, access, "{}: {}", kernel.name, binding.name);
+            // A second view of the same buffer has a name that begins alike.
+            assert!(module.names[&block].starts_with(binding.name), "{}: {}", kernel.name, binding.name);
+            numbers.insert(number);
+        }
+        assert_eq!(numbers.len(), kernel.bindings.len(), "{}", kernel.name);
+    });
+}
+
+#[test]
+fn specialization_constants_agree() {
+    each(|kernel, module| {
+        let decorations = module.decorations.iter().filter(|((_, decoration), _)| *decoration == SPEC_ID);
+        let there: BTreeMap<u32, &str> =
+            decorations.map(|((id, _), &number)| (number, module.names.get(id).map_or("", String::as_str))).collect();
+        assert_eq!(there.len(), kernel.constants.len(), "{}", kernel.name);
+        for (number, constant) in kernel.constants.iter().enumerate() {
+            let name = match constant {
+                Constant::LocalX | Constant::LocalY => "",
+                Constant::Uint(name) | Constant::Bool(name) => name,
+            };
+            assert_eq!(there[&(number as u32)], name, "{}", kernel.name);
+        }
+    });
+}
+
+#[test]
+fn every_shader_is_in_the_table_and_compiled() {
+    let names = |folder: &str, extension: &str| -> BTreeSet<String> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let files = std::fs::read_dir(path).unwrap().map(|f| f.unwrap().path());
+        let of_kind = files.filter(|f| f.extension().is_some_and(|e| e == extension));
+        of_kind.map(|f| f.file_stem().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    let table: BTreeSet<String> = KERNELS.iter().map(|k| k.name.to_owned()).collect();
+    assert_eq!(names(".", "comp"), table);
+    assert_eq!(names("spirv", "spv"), table);
+}
