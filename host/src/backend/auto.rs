@@ -9,8 +9,6 @@ use unfog_core::nn::weights::WeightData;
 
 use super::{Backend, Kind, Precision, Request, cache};
 use crate::cost::flops;
-#[cfg(not(feature = "vulkan"))]
-use crate::error::Error;
 use crate::error::Result;
 use crate::model::{Model, Network};
 use crate::probe::Probe;
@@ -145,5 +143,5 @@ fn vulkan_device(request: &Request) -> Result<String> {
 
 #[cfg(not(feature = "vulkan"))]
 fn vulkan_device(_: &Request) -> Result<String> {
-    Err(Error::failure("this unfog was built without Vulkan"))
+    Err(super::without_vulkan())
 }

@@ -14,8 +14,6 @@ use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
 
 pub use auto::{Chosen, choose};
-#[cfg(feature = "vulkan")]
-pub use vulkan::devices;
 
 use crate::cpu::{CpuDenoiser, CpuError};
 use crate::error::{Error, Result};
@@ -154,6 +152,45 @@ pub struct Description {
     pub precision: Precision,
 }
 
+/// A Vulkan device and the limits that matter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Its number, by which `--device` names it.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// What sort it is: discrete, integrated, virtual, other, software.
+    pub kind: &'static str,
+    /// The driver's name and version.
+    pub driver: String,
+    /// The Vulkan version, major and minor.
+    pub api: (u32, u32),
+    /// It shares its memory with the host: no staging copies.
+    pub unified: bool,
+    /// Bytes of its largest memory heap.
+    pub memory: u64,
+    /// Most bytes of a tensor of one image.
+    pub max_binding: u64,
+    /// Most invocations of a work group.
+    pub max_invocations: u32,
+}
+
+/// The Vulkan devices of this machine.
+///
+/// # Errors
+/// No loader, no driver, or built without Vulkan.
+pub fn devices() -> Result<Vec<Device>> {
+    #[cfg(feature = "vulkan")]
+    return vulkan::devices();
+    #[cfg(not(feature = "vulkan"))]
+    return Err(without_vulkan());
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn without_vulkan() -> Error {
+    Error::failure("this unfog was built without Vulkan").hint("use --backend cpu")
+}
+
 /// A network on a backend.
 #[derive(Debug)]
 pub enum Backend<'a> {
@@ -187,7 +224,7 @@ impl<'a> Backend<'a> {
                 vulkan::VulkanBackend::new(request, &graph, weights, stop.clone()).map(|v| Backend::Vulkan(Box::new(v)))
             }
             #[cfg(not(feature = "vulkan"))]
-            Kind::Vulkan => Err(Error::failure("this unfog was built without Vulkan").hint("use --backend cpu")),
+            Kind::Vulkan => Err(without_vulkan()),
         }
     }
 
@@ -209,7 +246,7 @@ impl<'a> Backend<'a> {
         }
     }
 
-    /// Bytes of memory for activations and scratch, for the images of one submission.
+    /// Bytes of memory for activations and scratch, for one image.
     pub fn plan_bytes(&self) -> u64 {
         match self {
             Backend::Reference(reference) => reference.plan_bytes(),

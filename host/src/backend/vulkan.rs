@@ -3,9 +3,11 @@
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
-use unfog_gpu::{Context, DeviceChoice, DeviceInfo, GpuError, Options, Precision as Stored, VulkanDenoiser};
+use unfog_gpu::{
+    Context, DeviceChoice, DeviceInfo, DeviceKind, GpuError, Options, Precision as Stored, VulkanDenoiser,
+};
 
-use super::{Description, Kind, Precision, Request, cache};
+use super::{Description, Device, Kind, Precision, Request, cache};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 
@@ -41,10 +43,8 @@ impl VulkanBackend {
         }
     }
 
-    /// Bytes of the arena for the images of one submission.
     pub(super) fn plan_bytes(&self) -> u64 {
-        let network = self.denoiser.network();
-        network.plan_bytes().saturating_mul(network.max_images() as u64)
+        self.denoiser.network().plan_bytes()
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {
@@ -61,12 +61,26 @@ impl VulkanBackend {
     }
 }
 
-/// The Vulkan devices of this machine.
-///
-/// # Errors
-/// No loader or no driver.
-pub fn devices() -> Result<Vec<DeviceInfo>> {
-    unfog_gpu::devices().map_err(failed)
+/// The devices there are.
+pub(super) fn devices() -> Result<Vec<Device>> {
+    let device = |info: DeviceInfo| Device {
+        index: info.index,
+        kind: match info.kind {
+            DeviceKind::Discrete => "discrete",
+            DeviceKind::Integrated => "integrated",
+            DeviceKind::Virtual => "virtual",
+            DeviceKind::Other => "other",
+            DeviceKind::Cpu => "software",
+        },
+        name: info.name,
+        driver: info.driver,
+        api: info.api,
+        unified: info.unified,
+        memory: info.memory,
+        max_binding: info.max_binding,
+        max_invocations: info.max_invocations,
+    };
+    Ok(unfog_gpu::devices().map_err(failed)?.into_iter().map(device).collect())
 }
 
 /// The name and driver of the device that a request would take.

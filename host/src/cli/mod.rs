@@ -1,9 +1,14 @@
 //! The command line: one file a command, each a thin layer over the library.
 
 mod args;
+mod bench;
+mod devices;
+mod forward;
+mod inspect;
 mod output;
 mod progress;
 mod sample;
+mod schedule;
 
 use std::process::ExitCode;
 
@@ -22,8 +27,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make pictures
     Sample(sample::Args),
+    Forward(forward::Args),
+    Schedule(schedule::Args),
+    Inspect(inspect::Args),
+    Devices(devices::Args),
+    Bench(bench::Args),
 }
 
 /// Runs the command that the process's arguments name.
@@ -49,6 +58,11 @@ fn run(command: Command) -> Result<()> {
     stop_on_signals(&stop)?;
     match command {
         Command::Sample(args) => sample::run(&args, &stop),
+        Command::Forward(args) => forward::run(&args),
+        Command::Schedule(args) => schedule::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Devices(args) => devices::run(&args, &stop),
+        Command::Bench(args) => bench::run(&args, &stop),
     }
 }
 

@@ -13,7 +13,7 @@ use super::args::{BackendArgs, Size};
 use super::output;
 use super::progress::Progress;
 
-/// Make pictures.
+/// Make pictures: from noise, with a trained model
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Folder of the model, as diffusers saves it [default: glyph-tiny, which is built in]

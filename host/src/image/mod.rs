@@ -111,6 +111,24 @@ impl Picture {
         &self.pixels
     }
 
+    /// A picture of one colour.
+    ///
+    /// # Errors
+    /// Those of [`Picture::new`].
+    pub fn filled(width: u32, height: u32, colour: [u8; 3]) -> Result<Self> {
+        let mut picture = Self::new(width, height, 3)?;
+        picture.pixels.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&colour));
+        Ok(picture)
+    }
+
+    /// Sets the colour of the pixel in column `x` and row `y` of an RGB picture; what lies outside is left out.
+    pub fn set(&mut self, x: u32, y: u32, colour: [u8; 3]) {
+        let i = (y as usize * self.width as usize + x as usize) * 3;
+        if let (3, true, Some(pixel)) = (self.channels, x < self.width, self.pixels.get_mut(i..i + 3)) {
+            pixel.copy_from_slice(&colour);
+        }
+    }
+
     /// Copies `tile`, which has as many channels, to column `x` and row `y`; what lies outside is left out.
     fn paste(&mut self, tile: &Picture, x: u32, y: u32) {
         let c = self.channels as usize;

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use image::ExtendedColorType;
-use image::codecs::{bmp::BmpEncoder, jpeg::JpegEncoder, pnm::PnmEncoder};
+use image::codecs::pnm::{PnmEncoder, PnmSubtype, SampleEncoding};
+use image::codecs::{bmp::BmpEncoder, jpeg::JpegEncoder};
 use image::{ImageEncoder, ImageError};
 
 use super::{Format, Picture};
@@ -21,6 +22,11 @@ const JPEG_QUALITY: u8 = 95;
 pub fn encode(picture: &Picture, format: Format, text: (&str, &str), path: &Path, out: &mut dyn Write) -> Result<()> {
     let Picture { width, height, channels, ref pixels } = *picture;
     let color = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    // The encoder's own choice would be PAM, which few programs read.
+    let subtype = match channels {
+        1 => PnmSubtype::Graymap(SampleEncoding::Binary),
+        _ => PnmSubtype::Pixmap(SampleEncoding::Binary),
+    };
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
         Error::failure(format!("can't write {}", path.display())).because(cause)
     };
@@ -30,7 +36,7 @@ pub fn encode(picture: &Picture, format: Format, text: (&str, &str), path: &Path
             JpegEncoder::new_with_quality(&mut *out, JPEG_QUALITY).write_image(pixels, width, height, color)
         }
         Format::Bmp => BmpEncoder::new(&mut Sized(out)).write_image(pixels, width, height, color),
-        Format::Pnm => PnmEncoder::new(&mut *out).write_image(pixels, width, height, color),
+        Format::Pnm => PnmEncoder::new(&mut *out).with_subtype(subtype).write_image(pixels, width, height, color),
     };
     result.map_err(|e| match e {
         ImageError::IoError(e) => failed(e.into()),

@@ -1,5 +1,7 @@
 //! diffusers' scheduler_config.json as a run's settings.
 
+use std::path::Path;
+
 use unfog_core::config::{Config, Variance};
 use unfog_core::predict::{Clip, PredictionType};
 use unfog_core::sampler::{self, Sampler};
@@ -7,6 +9,7 @@ use unfog_core::schedule::{BetaSchedule, Spacing};
 
 use super::fields::Fields;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Names of the schedules on the command line and in configs.
 pub(crate) const SCHEDULES: [(&str, BetaSchedule); 4] = [
@@ -28,6 +31,14 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
+    /// Reads the scheduler_config.json at `path`, with the defaults of its class.
+    ///
+    /// # Errors
+    /// A missing or damaged file; an unknown class or option.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(&Fields::parse(&path.display().to_string(), &files::read(path)?)?)
+    }
+
     /// Reads a scheduler_config.json, with the defaults of its class.
     ///
     /// # Errors

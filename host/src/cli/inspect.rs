@@ -1,0 +1,74 @@
+//! `unfog inspect`
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use unfog::Result;
+use unfog::inspect::{Inspection, inspect};
+use unfog::model::Model;
+
+use super::args::Size;
+use super::output::{self, bytes};
+
+/// Show a model's layers, parameters, operations and memory plan
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the model [default: glyph-tiny, which is built in]
+    model: Option<PathBuf>,
+    /// Width and height of an image [default: the model's]
+    #[arg(long, value_name = "WxH")]
+    size: Option<Size>,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Inspects the model.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let model = Model::open(args.model.as_deref())?;
+    let inspection = inspect(&model, args.size.map(|Size(w, h)| (w, h)))?;
+    if args.json {
+        return output::json(&inspection);
+    }
+    output::print(&text(&inspection))
+}
+
+fn text(i: &Inspection) -> String {
+    let mut text = String::from("     op          output        parameters      MFLOP  name\n");
+    let mut line = |args: std::fmt::Arguments<'_>| {
+        // Writing to a string can't fail.
+        let _ = text.write_fmt(args);
+        text.push('\n');
+    };
+    for (number, layer) in i.layers.iter().enumerate() {
+        let [h, w, c] = layer.output;
+        let (shape, mflops) = (format!("{h}x{w}x{c}"), layer.flops as f64 / 1e6);
+        line(format_args!(
+            "{number:4} {:11} {shape:13} {:10} {mflops:10.3}  {}",
+            layer.op, layer.parameters, layer.name
+        ));
+    }
+    line(format_args!(""));
+    line(format_args!(
+        "model       {} ({}), {}x{}, {} channels in, {} out",
+        i.model, i.architecture, i.width, i.height, i.in_channels, i.out_channels
+    ));
+    if !i.classes.is_empty() {
+        let names: Vec<String> =
+            i.classes.iter().take(20).map(|(label, name)| name.clone().unwrap_or_else(|| label.to_string())).collect();
+        let more = if i.classes.len() > 20 { ", ..." } else { "" };
+        line(format_args!("classes     {}: {}{more}", i.classes.len(), names.join(", ")));
+    }
+    if let (Some(sampler), Some(train_steps)) = (i.sampler, i.train_steps) {
+        line(format_args!("chain       {train_steps} timesteps, sampler {sampler}"));
+    }
+    line(format_args!("parameters  {}", i.parameters));
+    line(format_args!("weights     {} as stored, sha256 {}", bytes(i.weight_bytes), i.weights_sha256));
+    line(format_args!("operations  {:.3} GFLOP an evaluation of one image", i.flops as f64 / 1e9));
+    line(format_args!(
+        "activations {} an image as planned; no plan can take less than {}",
+        bytes(i.plan_bytes),
+        bytes(i.plan_lower_bound)
+    ));
+    text
+}

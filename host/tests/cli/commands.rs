@@ -1,0 +1,118 @@
+//! The other commands.
+
+use serde_json::Value;
+use unfog::image::load;
+
+use crate::common::{Place, models};
+
+fn json(place: &Place, args: &[&str]) -> Value {
+    serde_json::from_str(&place.succeed(args)).unwrap()
+}
+
+#[test]
+fn forward_starts_at_the_picture_and_ends_in_noise() {
+    let place = Place::new();
+    place.succeed(&["sample", "--backend", "cpu", "--steps", "20", "--quiet"]);
+    let printed = place.succeed(&["forward", "unfog.png", "--at", "999,0,500", "--out", "strip.png", "--quiet"]);
+    assert!(printed.is_empty());
+    let (picture, strip) = (load(&place.path("unfog.png")).unwrap(), load(&place.path("strip.png")).unwrap());
+    assert_eq!((strip.width(), strip.height()), (48, 16));
+    let frame =
+        |i: usize| -> Vec<f64> { (0..256).map(|p| f64::from(strip.pixels()[p / 16 * 48 + i * 16 + p % 16])).collect() };
+    let correlation = |a: &[f64]| {
+        let b: Vec<f64> = picture.pixels().iter().map(|&p| f64::from(p)).collect();
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        let (ma, mb) = (mean(a), mean(&b));
+        let product =
+            |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 { x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum() };
+        product(a, ma, &b, mb) / (product(a, ma, a, ma) * product(&b, mb, &b, mb)).sqrt()
+    };
+    // Signal's share of the standard deviation: 0.99995 at 0, 0.28 at 500, 0.006 at 999; 256 pixels blur it by 1/16.
+    let [last, first, middle] = [0, 1, 2].map(|i| correlation(&frame(i)));
+    assert!(first > 0.99 && middle < first - 0.1 && last.abs() < 0.3, "{first} {middle} {last}");
+    // The same seed gives the same strip, another one another.
+    place.succeed(&["forward", "unfog.png", "--at", "999,0,500", "--out", "again.png"]);
+    place.succeed(&["forward", "unfog.png", "--at", "999,0,500", "--out", "other.png", "--seed", "1"]);
+    assert_eq!(load(&place.path("again.png")).unwrap(), strip);
+    assert_ne!(load(&place.path("other.png")).unwrap(), strip);
+    assert_eq!(json(&place, &["forward", "unfog.png", "--json"])["at"].as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn schedules_are_those_of_diffusers() {
+    let place = Place::new();
+    let linear = json(&place, &["schedule", "--steps", "4", "--json"]);
+    let column = |name: &str| -> Vec<Value> {
+        linear["steps"].as_array().unwrap().iter().map(|row| row[name].clone()).collect()
+    };
+    assert_eq!(column("timestep"), [750, 500, 250, 0]);
+    assert_eq!(linear["alpha_bar"].as_array().unwrap().len(), 1000);
+    // The last alpha-bar of Ho et al.'s linear schedule.
+    assert!((linear["alpha_bar"][999].as_f64().unwrap() - 4.0358e-5).abs() < 1e-8);
+    let config = models().join("glyph-tiny/scheduler/scheduler_config.json").display().to_string();
+    let cosine = json(&place, &["schedule", "--config", &config, "--steps", "10", "--json"]);
+    assert_eq!(
+        (cosine["schedule"].as_str(), cosine["parity"].as_str()),
+        (Some("squaredcos_cap_v2"), Some("diffusers"))
+    );
+    let text = place.succeed(&["schedule", "--steps", "10", "--schedule", "cosine"]);
+    assert_eq!(text.lines().count(), 11);
+    place.succeed(&["schedule", "--steps", "5", "--plot", "a.svg"]);
+    place.succeed(&["schedule", "--steps", "5", "--plot", "a.png"]);
+    let svg = String::from_utf8(place.read("a.svg")).unwrap();
+    // A dot a step on each of the two curves.
+    assert_eq!((svg.matches("<circle").count(), svg.matches("<polyline").count()), (10, 2));
+    assert_eq!(load(&place.path("a.png")).unwrap().channels(), 3);
+}
+
+#[test]
+fn inspect_counts() {
+    let place = Place::new();
+    let tiny = json(&place, &["inspect", "--json"]);
+    // As its card says.
+    assert_eq!((tiny["parameters"].as_u64(), tiny["weight_bytes"].as_u64()), (Some(176_849), Some(707_396)));
+    let layers = tiny["layers"].as_array().unwrap();
+    let sum = |key: &str| layers.iter().map(|l| l[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("parameters"), Some(sum("flops"))), (176_849, tiny["flops"].as_u64()));
+    let first = layers.iter().find(|l| l["name"] == "conv_in").unwrap();
+    // 16 x 16 pixels of 16 channels, 9 taps, a multiplication and an addition each.
+    assert_eq!((first["flops"].as_u64(), first["parameters"].as_u64()), (Some(256 * 16 * 9 * 2), Some(160)));
+    let large = json(&place, &["inspect", "--size", "32x16", "--json"]);
+    assert_eq!((large["width"].as_u64(), large["height"].as_u64()), (Some(32), Some(16)));
+    assert!(large["plan_bytes"].as_u64() > tiny["plan_bytes"].as_u64());
+    let mednist = models().join("mednist-ddpm").display().to_string();
+    let text = place.succeed(&["inspect", &mednist]);
+    assert!(text.contains("3794145") && text.contains("AbdomenCT, BreastMRI, CXR, ChestCT, Hand, HeadCT"));
+}
+
+#[test]
+fn bench_measures_time_and_memory() {
+    let place = Place::new();
+    let report = json(&place, &["bench", "--backend", "cpu,reference", "--threads", "1", "--json"]);
+    let backends = report["backends"].as_array().unwrap();
+    assert_eq!(backends.iter().map(|b| b["backend"].as_str().unwrap()).collect::<Vec<_>>(), ["cpu", "reference"]);
+    for b in backends {
+        let number = |key: &str| b[key].as_f64().unwrap();
+        assert!(number("median_seconds") >= number("best_seconds") && number("best_seconds") > 0.0);
+        assert!(number("runs") >= 5.0 && number("plan_bytes") > 0.0 && number("weight_bytes") > 700_000.0);
+        if cfg!(target_os = "linux") {
+            assert!(number("peak_bytes") > number("weight_bytes"));
+            // The promise of the CPU backends, with glyph-tiny.
+            assert!(number("peak_bytes") <= number("weight_bytes") + number("plan_bytes") + 60e6);
+        }
+    }
+}
+
+#[test]
+fn devices_and_help_are_there() {
+    let place = Place::new();
+    let report = json(&place, &["devices", "--json"]);
+    // With or without a driver: either devices or a reason.
+    assert_eq!(report["devices"].as_array().unwrap().is_empty(), report["reason"].is_string());
+    let help = place.succeed(&["--help"]);
+    for command in ["sample", "forward", "schedule", "inspect", "devices", "bench"] {
+        assert!(help.contains(command));
+        assert!(place.succeed(&[command, "--help"]).contains("Usage: unfog"));
+    }
+    assert_eq!(place.succeed(&["--version"]), format!("unfog {}\n", env!("CARGO_PKG_VERSION")));
+}

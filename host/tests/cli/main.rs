@@ -1,0 +1,8 @@
+//! The command line as its users meet it: the built program, its exit codes, what it prints and which files it leaves.
+
+mod bad_input;
+mod commands;
+mod common;
+mod interrupt;
+mod loading;
+mod sample;
