@@ -22,7 +22,7 @@ fn run(case: &OpCase, backend: &Backend, stored: Stored) -> TestResult<OpRun> {
 #[test]
 fn every_op_agrees_with_torch_and_with_its_twin() -> TestResult {
     let cases = OpCase::all()?;
-    for backend in Backend::all()? {
+    for backend in Backend::all()?.into_iter().chain(Backend::variants()?) {
         let mut worst = std::collections::BTreeMap::<&str, f64>::new();
         for case in &cases {
             let what = format!("{} on {}", case.name, backend.name());
@@ -35,6 +35,7 @@ fn every_op_agrees_with_torch_and_with_its_twin() -> TestResult {
             *most = most.max(far);
         }
         println!("{}, largest relative error against torch: {worst:?}", backend.name());
+        backend.check()?;
     }
     Ok(())
 }

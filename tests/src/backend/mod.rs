@@ -1,11 +1,14 @@
 //! The backends of this machine behind one face.
 
+mod gpu;
 mod session;
 
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
+use unfog_gpu::{Options, Precision};
 
 use crate::TestResult;
+pub use gpu::{Gpu, gpus};
 pub use session::Session;
 
 /// A backend and how it is set up.
@@ -18,15 +21,34 @@ pub enum Backend {
         /// Threads; 0 for one a core.
         threads: usize,
     },
+    /// Vulkan.
+    Vulkan {
+        /// The device.
+        gpu: &'static Gpu,
+        /// How weights are stored, and more.
+        options: Options,
+    },
 }
 
 impl Backend {
-    /// Every backend of this machine.
+    /// Every backend of this machine as users get it.
     ///
     /// # Errors
-    /// None yet.
+    /// Those of [`gpus`].
     pub fn all() -> TestResult<Vec<Self>> {
-        Ok(vec![Backend::Reference, Backend::Cpu { threads: 0 }])
+        let vulkan = gpus()?.iter().map(|gpu| Backend::Vulkan { gpu, options: Options::default() });
+        Ok([Backend::Reference, Backend::Cpu { threads: 0 }].into_iter().chain(vulkan).collect())
+    }
+
+    /// The further ways in which Vulkan can be set up: weights in half floats; staging copies where they aren't needed.
+    ///
+    /// # Errors
+    /// Those of [`gpus`].
+    pub fn variants() -> TestResult<Vec<Self>> {
+        let half = Options { precision: Precision::F16, ..Options::default() };
+        let staging = Options { force_staging: true, ..Options::default() };
+        let both = |gpu| [half, staging].map(|options| Backend::Vulkan { gpu, options });
+        Ok(gpus()?.iter().flat_map(both).collect())
     }
 
     /// Its name, for messages.
@@ -35,6 +57,22 @@ impl Backend {
             Backend::Reference => "reference".into(),
             Backend::Cpu { threads: 0 } => "cpu".into(),
             Backend::Cpu { threads } => format!("cpu with {threads} threads"),
+            Backend::Vulkan { gpu, options } => {
+                let f16 = if options.precision == Precision::F16 { ", f16" } else { "" };
+                let staging = if options.force_staging { ", staging" } else { "" };
+                format!("vulkan ({}{f16}{staging})", gpu.context.info().name)
+            }
+        }
+    }
+
+    /// Fails when something was amiss that no result shows: messages of the validation layer.
+    ///
+    /// # Errors
+    /// Those of [`Gpu::check`].
+    pub fn check(&self) -> TestResult {
+        match self {
+            Backend::Vulkan { gpu, .. } => gpu.check(),
+            _ => Ok(()),
         }
     }
 
@@ -50,6 +88,7 @@ impl Backend {
         Ok(match self {
             Backend::Reference => Box::new(session::reference(graph, weights)?),
             Backend::Cpu { threads } => Box::new(session::cpu(graph, weights, *threads)?),
+            Backend::Vulkan { gpu, options } => Box::new(session::vulkan(&gpu.context, graph, weights, *options)?),
         })
     }
 }

@@ -1,0 +1,74 @@
+//! The Vulkan devices of this machine, with the Khronos validation layer on.
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use unfog_gpu::{Context, DeviceChoice, GpuError, devices};
+
+use crate::TestResult;
+
+/// A device that tests run on.
+#[derive(Debug)]
+pub struct Gpu {
+    /// The device, opened once for all tests of a process.
+    pub context: Context,
+}
+
+impl Gpu {
+    /// Fails when the validation layer had something to say, whatever it was.
+    ///
+    /// # Errors
+    /// The layer's messages.
+    pub fn check(&self) -> TestResult {
+        match self.context.messages() {
+            messages if messages.is_empty() => Ok(()),
+            messages => Err(format!("the validation layer says:\n{}", messages.join("\n")).into()),
+        }
+    }
+}
+
+/// Every device that the loader offers; `VK_ICD_FILENAMES` chooses the drivers. None where there is no driver, and then the
+/// log says SKIPPED, unless `REQUIRE_GPU` is 1.
+///
+/// # Errors
+/// A device that can't be opened; no driver or no validation layer under `REQUIRE_GPU=1`.
+pub fn gpus() -> TestResult<&'static [Gpu]> {
+    static GPUS: OnceLock<Result<Vec<Gpu>, String>> = OnceLock::new();
+    match GPUS.get_or_init(|| open().map_err(|e| e.to_string())) {
+        Ok(gpus) => Ok(gpus),
+        Err(e) => Err(e.clone().into()),
+    }
+}
+
+fn required() -> bool {
+    std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1")
+}
+
+/// Says it past the test harness, which keeps what passing tests print to itself.
+fn skipped(what: &str) {
+    // A log that can't be written is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
+
+fn open() -> TestResult<Vec<Gpu>> {
+    let found = match devices() {
+        Ok(found) => found,
+        Err(e @ (GpuError::Loader(_) | GpuError::NoDevice)) if !required() => {
+            skipped(&format!("tests on Vulkan ({e})"));
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let open_one = |index: usize| -> TestResult<Gpu> {
+        let choice = DeviceChoice::Index(index);
+        let context = match Context::open_validated(&choice, None) {
+            Err(e) if !required() => {
+                skipped(&format!("validation of Vulkan calls ({e})"));
+                Context::open(&choice, None)?
+            }
+            other => other?,
+        };
+        Ok(Gpu { context })
+    };
+    found.iter().map(|info| open_one(info.index).map_err(|e| format!("{}: {e}", info.name).into())).collect()
+}
