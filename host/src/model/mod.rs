@@ -12,7 +12,7 @@ mod weights;
 
 use std::path::Path;
 
-use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
+use unfog_core::nn::model::unet2d::Config;
 
 pub use classes::Classes;
 pub use hash::Fingerprint;
@@ -57,11 +57,6 @@ impl Model {
             }
         }
         let (config, size) = unet2d::read(&source.network()?)?;
-        if config.class_embedding == ClassEmbedding::Identity {
-            return Err(Error::failure(format!(
-                "the model {name} takes an embedding as its condition (class_embed_type identity), which nothing here makes"
-            )));
-        }
         let classes = Classes::read(&config, index.as_ref())?;
         let default_guidance = match &index {
             Some(index) => index.optional_f64("default_guidance")?.map(|g| g as f32),

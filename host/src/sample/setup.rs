@@ -2,6 +2,7 @@
 
 use unfog_core::denoise::Cond;
 use unfog_core::guidance::Guidance;
+use unfog_core::nn::model::unet2d::ClassEmbedding;
 
 use super::options::Options;
 use crate::error::{Error, Result};
@@ -43,6 +44,12 @@ impl Setup {
         }
         if options.first.checked_add(u64::from(options.count)).is_none() {
             return Err(Error::usage("--first and --count lead beyond the last image number"));
+        }
+        if model.config().class_embedding == ClassEmbedding::Identity {
+            return Err(Error::failure(format!(
+                "the model {} takes an embedding as its condition (class_embed_type identity), which nothing here makes",
+                model.name()
+            )));
         }
         let (channels, out_channels) = (model.config().in_channels, model.config().out_channels);
         if channels != 1 && channels != 3 {
