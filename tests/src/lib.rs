@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod compare;
 pub mod golden;
+pub mod net;
 pub mod ops;
 pub mod picture;
 pub mod tolerance;

@@ -1,5 +1,6 @@
 //! The backends of this machine behind one face.
 
+mod denoiser;
 mod gpu;
 mod session;
 
@@ -8,6 +9,8 @@ use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Options, Precision};
 
 use crate::TestResult;
+use crate::net::Net;
+pub use denoiser::Denoiser;
 pub use gpu::{Gpu, gpus};
 pub use session::Session;
 
@@ -90,5 +93,17 @@ impl Backend {
             Backend::Cpu { threads } => Box::new(session::cpu(graph, weights, *threads)?),
             Backend::Vulkan { gpu, options } => Box::new(session::vulkan(&gpu.context, graph, weights, *options)?),
         })
+    }
+
+    /// A network on this backend. `embeddings` are loaded: condition i of them is `Cond::Loaded(i)`.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn denoiser<'a>(&self, net: &'a Net, embeddings: &[&[f32]]) -> TestResult<Denoiser<'a>> {
+        match self {
+            Backend::Reference => denoiser::reference(net, embeddings),
+            Backend::Cpu { threads } => denoiser::cpu(net, embeddings, *threads),
+            Backend::Vulkan { gpu, options } => denoiser::vulkan(&gpu.context, net, embeddings, *options),
+        }
     }
 }
