@@ -10,7 +10,7 @@ use unfog_tests::picture::close_pictures;
 use unfog_tests::tolerance;
 
 /// The condition of each image of a case, and the embeddings that it names.
-fn conditions<'g>(golden: &'g Golden, number: usize, images: usize) -> TestResult<(Vec<Cond>, Vec<&'g [f32]>)> {
+fn conditions(golden: &Golden, number: usize, images: usize) -> TestResult<(Vec<Cond>, Vec<&[f32]>)> {
     if let Ok(embedding) = golden.part(number, "embedding") {
         let rows = embedding.values.chunks_exact(embedding.shape[1]);
         return Ok(((0..images as u32).map(Cond::Loaded).collect(), rows.collect()));
