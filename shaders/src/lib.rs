@@ -2,7 +2,7 @@
 //!
 //! Each kernel is `<name>.comp` beside this folder, with its compiled module in `spirv/<name>.spv`. [`KERNELS`] lists them
 //! all, with what a host must know to run them; a test compares that with the modules, so that the two can't drift apart.
-//! With the feature `compile`, [`Kernel::load`] gives the module that vulkano-shaders compiled from the GLSL instead.
+//! With the feature `compile`, a kernel's `load` gives the module that vulkano-shaders compiled from the GLSL instead.
 //!
 //! All kernels stay inside the portable floor: 256 invocations a group, no shared memory, 6 storage buffers, 80 bytes of
 //! push constants, no optional feature, no assumption about subgroups, SPIR-V 1.0.
