@@ -8,18 +8,23 @@ use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
 
 use super::{Backend, Kind, Precision, Request, cache};
-use crate::cost::flops;
+use crate::cost::{flops, node_flops};
 use crate::error::Result;
 use crate::model::{Model, Network};
 use crate::probe::Probe;
 use crate::stop::Stop;
 
-/// Time that a backend may take for its measurements after the first evaluation.
-const BUDGET: Duration = Duration::from_millis(400);
+/// Time for measuring a backend, after the evaluations that warm it up.
+const BUDGET: Duration = Duration::from_millis(300);
 /// Operations of an evaluation that a slow board makes in less than about half a second: larger networks are compared on
 /// smaller pictures.
 const MOST_FLOPS: u64 = 4_000_000_000;
-/// A GPU that is this many times slower than the CPU at the first evaluation is not measured further.
+/// The share of a network's operations that its first layers have, which are measured first.
+const FIRST_LAYERS: u64 = 8;
+/// A GPU that is this many times slower than the CPU on the first layers is given up: compiling the kernels of the others
+/// would take seconds. They are not the whole network, hence not 1.
+const HOPELESS_AT_FIRST: f64 = 3.0;
+/// A GPU that is this many times slower than the CPU at one whole evaluation is not measured further.
 const HOPELESS: f64 = 1.5;
 
 /// The backend that was chosen, and why.
@@ -36,15 +41,17 @@ pub struct Chosen {
 struct Measured {
     cpu_seconds: f64,
     vulkan_seconds: f64,
+    /// What was evaluated.
+    what: String,
     device: String,
 }
 
 impl Measured {
     fn choice(&self, when: &str) -> Chosen {
         let kind = if self.vulkan_seconds < self.cpu_seconds { Kind::Vulkan } else { Kind::Cpu };
+        let Self { what, device, .. } = self;
         let (cpu, vulkan) = (self.cpu_seconds * 1e3, self.vulkan_seconds * 1e3);
-        let why =
-            format!("{when}: one evaluation takes {cpu:.1} ms on cpu, {vulkan:.1} ms on vulkan ({})", self.device);
+        let why = format!("{when}, {what}: {cpu:.1} ms on cpu, {vulkan:.1} ms on vulkan ({device})");
         Chosen { kind, why }
     }
 }
@@ -75,16 +82,59 @@ pub fn choose(
     if let Some(measured) = cache::load::<Measured>(&key) {
         return Ok(measured.choice("measured earlier"));
     }
-    let cpu = request.chosen(Kind::Cpu);
-    let cpu_time = measure(&cpu, graph, weights, stop, None)?;
-    let vulkan_time = match measure(&vulkan, graph, weights, stop, Some(cpu_time.mul_f64(HOPELESS))) {
-        Ok(time) => time,
-        Err(e) if stop.asked() => return Err(e),
-        Err(e) => return Ok(Chosen { kind: Kind::Cpu, why: format!("vulkan failed: {e}") }),
+    match compare(request, graph, weights, device, stop) {
+        Ok(measured) => {
+            cache::keep(&key, &measured);
+            Ok(measured.choice("measured"))
+        }
+        Err(e) if stop.asked() => Err(e),
+        Err(e) => Ok(Chosen { kind: Kind::Cpu, why: format!("the comparison failed: {e}") }),
+    }
+}
+
+/// Measures both backends, on the first layers and, unless that has settled it, on the whole network.
+fn compare(
+    request: &Request,
+    graph: Graph<'_>,
+    weights: &[WeightData<'_>],
+    device: String,
+    stop: &Stop,
+) -> Result<Measured> {
+    let (cpu, vulkan) = (request.chosen(Kind::Cpu), request.chosen(Kind::Vulkan));
+    let first = first_layers(graph);
+    let cpu_time = measure(&cpu, first, weights, stop, None)?;
+    let limit = cpu_time.mul_f64(HOPELESS_AT_FIRST);
+    let vulkan_time = measure(&vulkan, first, weights, stop, Some(limit))?;
+    let measured = |cpu: Duration, vulkan: Duration, what| Measured {
+        cpu_seconds: cpu.as_secs_f64(),
+        vulkan_seconds: vulkan.as_secs_f64(),
+        what,
+        device,
     };
-    let measured = Measured { cpu_seconds: cpu_time.as_secs_f64(), vulkan_seconds: vulkan_time.as_secs_f64(), device };
-    cache::keep(&key, &measured);
-    Ok(measured.choice("measured"))
+    if vulkan_time > limit {
+        let what = format!("the first {} of {} layers", first.nodes.len(), graph.nodes.len());
+        return Ok(measured(cpu_time, vulkan_time, what));
+    }
+    let cpu_time = measure(&cpu, graph, weights, stop, None)?;
+    let vulkan_time = measure(&vulkan, graph, weights, stop, Some(cpu_time.mul_f64(HOPELESS)))?;
+    let size = graph.sample_shape().unwrap_or_default();
+    Ok(measured(cpu_time, vulkan_time, format!("one evaluation of {}x{}", size.w, size.h)))
+}
+
+/// The graph's beginning, up to a share of its operations, as a graph.
+fn first_layers(graph: Graph<'_>) -> Graph<'_> {
+    let enough = flops(&graph) / FIRST_LAYERS;
+    let mut sum = 0;
+    let last = graph.nodes.iter().position(|node| {
+        sum += node_flops(&graph, node);
+        sum > enough
+    });
+    let nodes = &graph.nodes[..last.map_or(graph.nodes.len(), |last| last + 1)];
+    // Ids are given in the order of the nodes, so what these nodes use comes first too.
+    let weights =
+        nodes.iter().flat_map(|node| node.weights).flatten().map(|id| usize::from(id.0) + 1).max().unwrap_or(0);
+    let output = nodes.last().map_or(graph.output, |node| node.output);
+    Graph { nodes, tensors: &graph.tensors[..=usize::from(output.0)], weights: &graph.weights[..weights], output }
 }
 
 /// The network for the largest pictures, of this size or halved as often as it takes, that are compared quickly.
@@ -100,8 +150,8 @@ fn comparable(model: &Model, mut h: u32, mut w: u32) -> Result<Network> {
     Ok(network)
 }
 
-/// The best of a few evaluations of one image, after one that doesn't count; the first that counts decides when it is slower
-/// than `hopeless`.
+/// The best of a few evaluations of one image, after two that don't count: kernels are compiled, caches filled. If the first
+/// that counts takes longer than `hopeless`, it is the only one.
 fn measure(
     request: &Request,
     graph: Graph<'_>,
@@ -109,14 +159,11 @@ fn measure(
     stop: &Stop,
     hopeless: Option<Duration>,
 ) -> Result<Duration> {
-    let mut backend = Backend::open(request, graph, weights, stop)?;
+    let mut backend = Backend::open(request, graph, &weights[..graph.weights.len()], stop)?;
     let mut probe = Probe::new(&graph, 1)?;
+    probe.run(&mut backend)?;
+    probe.run(&mut backend)?;
     let start = Instant::now();
-    // A first evaluation pays for caches and page faults, but one this slow won't become fast.
-    let first = probe.run(&mut backend)?;
-    if hopeless.is_some_and(|limit| first > 4 * limit) {
-        return Ok(first);
-    }
     let mut best = probe.run(&mut backend)?;
     while start.elapsed() < BUDGET && hopeless.is_none_or(|limit| best <= limit) {
         best = best.min(probe.run(&mut backend)?);
