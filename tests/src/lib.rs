@@ -8,6 +8,7 @@ pub mod golden;
 pub mod net;
 pub mod ops;
 pub mod picture;
+pub mod run;
 pub mod tolerance;
 
 /// The result of a test: errors say what was being done.

@@ -3,23 +3,23 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use unfog_core::chain::{Batch, Chain};
 use unfog_core::config::{Config, Variance};
 use unfog_core::denoise::Cond;
 use unfog_core::guidance::Guidance;
 use unfog_core::noise::Given;
 use unfog_core::predict::Clip;
 use unfog_core::sampler::{self, Sampler};
-use unfog_core::schedule::{BetaSchedule, Schedule, Spacing};
+use unfog_core::schedule::{BetaSchedule, Spacing};
 use unfog_tests::TestResult;
 use unfog_tests::backend::Backend;
 use unfog_tests::golden::Golden;
 use unfog_tests::net::Net;
 use unfog_tests::picture::close_pictures;
+use unfog_tests::run::Run;
 use unfog_tests::tolerance;
 
 /// One run of the goldens.
-struct Run {
+struct GoldenRun {
     name: String,
     number: usize,
     noise: String,
@@ -39,7 +39,7 @@ fn class(label: &Value) -> Cond {
     label.as_u64().map_or(Cond::None, |label| Cond::Class(label as u32))
 }
 
-impl Run {
+impl GoldenRun {
     fn read(number: usize, case: &Value) -> TestResult<Self> {
         let model = case["model"].as_str().ok_or("no model")?;
         let sampler = sampler::find(case["sampler"].as_str().unwrap_or("")).ok_or("unknown sampler")?;
@@ -81,21 +81,12 @@ impl Run {
 
     /// The final sample, and the number of draws that were made.
     fn make(&self, net: &Net, backend: &Backend, noise: &[f32], images: usize) -> TestResult<(Vec<f32>, u32)> {
-        let mut alpha_bar = vec![0.0; self.config.train_steps];
-        let mut timesteps = vec![0; self.config.steps];
-        let schedule = Schedule::new(&self.config, &mut alpha_bar, &mut timesteps)?;
         let mut conds = vec![self.cond; images];
         if self.config.guidance != Guidance::None {
             conds.extend(vec![self.none; images]);
         }
-        let mut denoiser = backend.denoiser(net, &[])?;
-        let batch = Batch { first_image: 0, len: net.len(), out_len: denoiser.out_len(), conds: &conds };
-        let mut memory = vec![0.0; Chain::memory(&self.config, self.sampler, &batch)?];
-        let mut chain = Chain::new(&self.config, self.sampler, schedule, batch, &mut memory)?;
-        let mut noise = Given::new(noise, 0, images, net.len());
-        chain.init(&mut noise)?;
-        while chain.step(&mut *denoiser, &mut noise).map_err(|e| format!("{e:?}"))?.is_some() {}
-        Ok((chain.x().to_vec(), chain.draws()))
+        let run = Run { config: self.config, sampler: self.sampler, first_image: 0, conds: &conds };
+        run.make(net, &mut backend.denoiser(net, &[])?, &mut Given::new(noise, 0, images, net.len()))
     }
 }
 
@@ -107,7 +98,7 @@ fn compare(model: &str, pick: impl Fn(&Backend) -> bool) -> TestResult {
     let mut noises = HashMap::<String, Golden>::new();
     let mut made = 0;
     for (number, case) in golden.cases().iter().enumerate().filter(|(_, case)| case["model"] == model) {
-        let run = Run::read(number, case)?;
+        let run = GoldenRun::read(number, case)?;
         if !noises.contains_key(&run.noise) {
             noises.insert(run.noise.clone(), Golden::read(&format!("noise-{}", run.noise))?);
         }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use unfog_core::nn::op::{Act, Op};
+use unfog_shaders::KERNELS;
 use unfog_tests::TestResult;
 use unfog_tests::backend::Backend;
 use unfog_tests::compare::{close, same_bits};
+use unfog_tests::golden::root;
 use unfog_tests::ops::{OpCase, OpRun, Stored};
 use unfog_tests::tolerance;
 
@@ -58,20 +60,39 @@ fn half_weights_are_widened_exactly() -> TestResult {
 }
 
 #[test]
-fn the_cases_leave_nothing_out() -> TestResult {
+fn every_op_has_a_twin_a_shader_a_dispatch_and_cases() -> TestResult {
     let cases = OpCase::all()?;
-    let tested: BTreeSet<&str> = cases.iter().map(|c| c.op.name()).collect();
-    let untested: Vec<&str> = Op::NAMES.into_iter().filter(|name| !tested.contains(name)).collect();
-    assert!(untested.is_empty(), "ops without a case: {untested:?}");
-    let acts = |pick: fn(&Op) -> Option<Act>| -> Vec<Act> {
+    let files = |folder: &str, extension: &str| -> TestResult<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(root().join(folder))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == extension) {
+                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(names)
+    };
+    let none = BTreeSet::<&str>::new();
+    let ops = BTreeSet::from(Op::NAMES);
+    let lacking = |there: BTreeSet<&str>| -> BTreeSet<&str> { ops.difference(&there).copied().collect() };
+
+    let mut twins = files("core/src/nn/op", "rs")?;
+    twins.remove("mod");
+    assert_eq!(lacking(twins.iter().map(String::as_str).collect()), none, "ops without a twin");
+    assert_eq!(twins.len(), ops.len(), "Op::NAMES and the files of twins differ: {twins:?}");
+
+    assert_eq!(lacking(KERNELS.iter().map(|k| k.op).collect()), none, "ops without a shader");
+    let shaders = files("shaders", "comp")?;
+    let listed: BTreeSet<String> = KERNELS.iter().map(|k| k.name.to_owned()).collect();
+    assert_eq!(shaders, listed, "shaders and the table of kernels differ");
+
+    // Every case runs on every backend, so what has a case has a dispatch.
+    assert_eq!(lacking(cases.iter().map(|c| c.op.name()).collect()), none, "ops without a case");
+    let untested = |pick: fn(&Op) -> Option<Act>| -> Vec<Act> {
         Act::ALL.into_iter().filter(|act| !cases.iter().any(|c| pick(&c.op) == Some(*act))).collect()
     };
-    let none: [Act; 0] = [];
-    assert_eq!(acts(|op| if let Op::Conv2d(op) = op { Some(op.act) } else { None }), none, "conv2d without these");
-    assert_eq!(
-        acts(|op| if let Op::GroupNorm(op) = op { Some(op.act) } else { None }),
-        none,
-        "group_norm without these"
-    );
+    let conv2d = untested(|op| if let Op::Conv2d(op) = op { Some(op.act) } else { None });
+    let group_norm = untested(|op| if let Op::GroupNorm(op) = op { Some(op.act) } else { None });
+    assert_eq!((conv2d, group_norm), (vec![], vec![]), "activations without a case");
     Ok(())
 }

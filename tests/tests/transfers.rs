@@ -1,0 +1,38 @@
+//! A whole evaluation stays on the device: one upload, one submission, one readback, no op on the host in between.
+
+use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::noise::{Noise, Philox};
+use unfog_gpu::{Options, Stats, VulkanDenoiser};
+use unfog_tests::TestResult;
+use unfog_tests::backend::gpus;
+use unfog_tests::net::Net;
+
+#[test]
+fn one_upload_and_one_readback_an_evaluation() -> TestResult {
+    for (path, cond) in [("models/glyph-tiny", Cond::None), ("models/mednist-ddpm", Cond::Class(3))] {
+        let net = Net::open(path)?;
+        for gpu in gpus()? {
+            for force_staging in [false, true] {
+                let options = Options { force_staging, ..Options::default() };
+                let mut denoiser = VulkanDenoiser::new(&gpu.context, &net.graph, net.weights, options)?;
+                assert_eq!(denoiser.stats(), Stats::default(), "before the first evaluation");
+                let mut x = vec![0.0; 2 * net.len()];
+                Philox::new(1).fill(0, 0, &mut x)?;
+                let mut out = vec![0.0; 2 * net.out_len()];
+                let mut per_evaluation = None;
+                for evaluation in 1..=3 {
+                    // Two images are one submission too.
+                    denoiser.predict(&x, 10.0 * evaluation as f32, &[cond; 2], &mut out)?;
+                    let stats = denoiser.stats();
+                    assert_eq!([stats.uploads, stats.readbacks, stats.submits], [evaluation; 3], "{path}");
+                    // Every node runs as a kernel; a group norm takes several.
+                    let kernels = *per_evaluation.get_or_insert(stats.dispatches);
+                    assert!(kernels >= net.graph.nodes.len() as u64, "{path}: {kernels} kernels");
+                    assert_eq!(stats.dispatches, kernels * evaluation, "{path}");
+                }
+                gpu.check()?;
+            }
+        }
+    }
+    Ok(())
+}
