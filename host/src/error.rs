@@ -43,7 +43,7 @@ impl Error {
 
     /// The user stopped the run: exit code 130.
     pub fn interrupted() -> Self {
-        Self::new(Kind::Interrupted, "interrupted; nothing was written")
+        Self::new(Kind::Interrupted, "interrupted")
     }
 
     /// Adds what to do about it.

@@ -10,6 +10,7 @@ pub mod files;
 pub mod forward;
 pub mod image;
 pub mod inspect;
+mod memory;
 pub mod model;
 pub mod plot;
 pub mod probe;

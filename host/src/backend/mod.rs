@@ -17,6 +17,7 @@ pub use auto::{Chosen, choose};
 
 use crate::cpu::{CpuDenoiser, CpuError};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::stop::Stop;
 use reference::ReferenceBackend;
 
@@ -211,6 +212,13 @@ impl<'a> Backend<'a> {
     /// No such backend or device, too little memory.
     pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
         request.check()?;
+        if matches!(request.kind, Kind::Cpu | Kind::Reference) {
+            let copies: u64 = match request.kind {
+                Kind::Cpu => graph.weights.iter().map(|w| w.len().saturating_mul(4)).sum(),
+                _ => 0,
+            };
+            memory::check(memory::plan_bytes(&graph)?.saturating_add(copies), "the network's weights and activations")?;
+        }
         match request.kind {
             Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
             Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),

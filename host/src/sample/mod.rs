@@ -1,5 +1,6 @@
 //! From noise to pictures: options in, files out.
 
+mod collect;
 mod generate;
 mod options;
 mod output;
@@ -13,14 +14,13 @@ pub use options::Options;
 pub use output::Output;
 pub use setup::Setup;
 
-use crate::backend::{Backend, Kind, choose};
+use crate::backend::{Backend, Description, Kind, choose};
 use crate::error::{Error, Result};
-use crate::files;
-use crate::image::Picture;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::stop::Stop;
-use crate::tensors::{GivenNoise, write_latents};
+use crate::tensors::GivenNoise;
+use collect::{Collector, Latents, Pending};
 
 /// What a run tells while it is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +59,7 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let (width, height, channels) = (setup.width, setup.height, setup.channels);
     let network = model.network(height, width)?;
     let output = Output::new(&options.out, setup.first, setup.count, (width, height, channels))?;
-    if let Some(path) = &options.latents_out {
-        check_latents(path, &output, options, &setup)?;
-    }
+    let latents = options.latents_out.as_ref().map(|path| Latents::new(path, &setup, &options.out)).transpose()?;
     let source = source(options, &setup)?;
     let (weights, fingerprint) = model.weights(&network)?;
     stop.check()?;
@@ -77,63 +75,17 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let mut backend = Backend::open(&request, network.graph(), &data, stop)?;
     let (start_up, start) = (start.elapsed(), Instant::now());
 
-    let mut run = Run { latents: Vec::new(), pictures: Vec::new(), files: Vec::new() };
-    // Recipes need the weights' fingerprint, which is waited for when the first picture is there.
-    let (mut fingerprint, mut known) = (Some(fingerprint), None);
-    let ran_on = backend.describe();
-    let mut recipe = || -> Result<Recipe> {
-        if let Some(fingerprint) = fingerprint.take() {
-            known = Some(recipe(options, &setup, &model, ran_on.clone(), fingerprint.finish()?));
-        }
-        known.clone().ok_or_else(|| Error::failure("the weights' fingerprint could not be computed"))
-    };
-    let keep_latents = options.latents_out.is_some();
+    let recipe = Pending::new(recipe(options, &setup, &model, backend.describe()), fingerprint);
+    let mut collector = Collector::new(&setup, output, latents, recipe);
     let mut steps = |done, total| report(Event::Steps(done, total));
-    generate(&setup, &model, &mut backend, &source, stop, &mut steps, &mut |first, values| {
-        if keep_latents {
-            run.latents.extend_from_slice(values);
-        }
-        for (i, values) in (first..).zip(values.chunks_exact(setup.image_len())) {
-            let picture = Picture::from_values(values, width, height, channels)?;
-            match output.each() {
-                true => run.files.push(output.write_each(&picture, i, &recipe()?)?),
-                false => run.pictures.push(picture),
-            }
-        }
-        Ok(())
-    })?;
+    let mut sink = |first, values: &[f32]| collector.take(first, values);
+    generate(&setup, &model, &mut backend, &source, stop, &mut steps, &mut sink)?;
     let sampling = start.elapsed();
-    if let Some(path) = &options.latents_out {
-        write_latents(path, &run.latents, [setup.count, channels, height, width])?;
-    }
-    if !output.each() {
-        run.files.push(output.write_all(&run.pictures, &recipe()?)?);
-    }
+    let (files, recipe) = collector.finish()?;
     let images = setup.first..setup.first + u64::from(setup.count);
     let class = |i| setup.class.or_else(|| model.classes().and_then(|classes| classes.of_image(i)));
     let classes = images.filter_map(class).collect();
-    Ok(Outcome { files: run.files, recipe: recipe()?, classes, start_up, sampling })
-}
-
-/// What a run has made so far.
-struct Run {
-    latents: Vec<f32>,
-    pictures: Vec<Picture>,
-    files: Vec<PathBuf>,
-}
-
-/// The most values that are kept for a latents file.
-const MOST_LATENTS: u64 = 1 << 30;
-
-fn check_latents(path: &std::path::Path, output: &Output, options: &Options, setup: &Setup) -> Result<()> {
-    files::check_target(path)?;
-    if !output.each() && path == options.out {
-        return Err(Error::usage("--latents-out and --out name the same file"));
-    }
-    if u64::from(setup.count).saturating_mul(setup.image_len() as u64) > MOST_LATENTS {
-        return Err(Error::usage("--latents-out would be too large").hint("give a smaller --count"));
-    }
-    Ok(())
+    Ok(Outcome { files, recipe, classes, start_up, sampling })
 }
 
 fn source(options: &Options, setup: &Setup) -> Result<Source> {
@@ -151,19 +103,14 @@ fn source(options: &Options, setup: &Setup) -> Result<Source> {
     Ok(Source::Given(given))
 }
 
-fn recipe(
-    options: &Options,
-    setup: &Setup,
-    model: &Model,
-    ran_on: crate::backend::Description,
-    weights_sha256: String,
-) -> Recipe {
+/// The recipe, but for the weights' fingerprint.
+fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) -> Recipe {
     let config = &setup.settings.config;
     Recipe {
         command: "sample".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         model: model.name().into(),
-        weights_sha256,
+        weights_sha256: String::new(),
         class: setup.class,
         guidance: setup.guidance,
         sampler: setup.settings.sampler.name.into(),

@@ -10,6 +10,11 @@ use crate::recipe::{KEYWORD, Recipe};
 /// What stands for an image's index in a file's name.
 const INDEX: &str = "{i}";
 
+/// The longest side of a sheet: what every format can hold.
+const MOST_SIDE: u32 = 65_500;
+/// The most bytes of a sheet.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// Where the pictures of a run go, checked before the run.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -86,8 +91,3 @@ impl Output {
         files::write(path, |out| encode(picture, self.format, (KEYWORD, &recipe), path, out))
     }
 }
-
-/// The longest side of a sheet: what every format can hold.
-const MOST_SIDE: u32 = 65_500;
-/// The most bytes of a sheet.
-const MOST_BYTES: u64 = 1 << 30;

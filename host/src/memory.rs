@@ -1,0 +1,41 @@
+//! Memory is known before it is taken: what does not fit is refused with the number.
+
+use unfog_core::nn::graph::Graph;
+use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
+
+use crate::error::{Error, Result};
+
+/// Bytes that this machine can still give, where the system tells (Linux).
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Bytes of activations for one image, as planned without padding or scratch memory.
+///
+/// # Errors
+/// A network that has no plan.
+pub(crate) fn plan_bytes(graph: &Graph<'_>) -> Result<u64> {
+    let mut slots = vec![Slot::default(); slots_needed(graph)];
+    let planned = plan(graph, &Target::REFERENCE, &mut slots)
+        .map_err(|e| Error::failure(format!("the network has no memory plan: {e:?}")).hint("try a smaller --size"))?;
+    Ok(planned.bytes)
+}
+
+/// Fails unless this machine can give `bytes` more.
+///
+/// # Errors
+/// A failure that names both numbers.
+pub(crate) fn check(bytes: u64, what: &str) -> Result<()> {
+    match available() {
+        Some(available) if bytes > available => Err(Error::failure(format!(
+            "{what} need {} MB of memory, and this machine has {} MB left",
+            bytes.div_ceil(1_000_000),
+            available / 1_000_000
+        ))
+        .hint("try a smaller --size")),
+        _ => Ok(()),
+    }
+}
