@@ -36,6 +36,8 @@ pub enum GpuError {
     HalfRange(usize),
     /// Node `index` lacks an operand: the graph is not one that a builder finished.
     Node(usize),
+    /// The stop flag was set.
+    Stopped,
     /// More work than one command can hold on this device: what, and how much.
     Limit(&'static str, u64),
 }
@@ -60,6 +62,7 @@ impl fmt::Display for GpuError {
             GpuError::Weight(i) => write!(f, "weight {i} is missing or has a wrong number of values"),
             GpuError::HalfRange(i) => write!(f, "weight {i} has values beyond the range of f16; use f32"),
             GpuError::Node(i) => write!(f, "node {i} lacks an operand"),
+            GpuError::Stopped => write!(f, "stopped"),
             GpuError::Limit(what, n) => write!(f, "{n} {what} are more than this device takes"),
         }
     }

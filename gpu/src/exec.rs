@@ -4,6 +4,8 @@ use crate::device::Context;
 use crate::error::GpuError;
 use crate::network::{Network, Options, Stats};
 use crate::transfer::padded;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::graph::{Graph, Input, WeightUse};
 use unfog_core::nn::layout::{interleave, planar};
@@ -19,6 +21,7 @@ pub struct VulkanDenoiser {
     /// Weights that the host reads to make features, by number; the others are empty.
     host_weights: Vec<Vec<f32>>,
     embeddings: Vec<Vec<f32>>,
+    stop: Arc<AtomicBool>,
 }
 
 impl VulkanDenoiser {
@@ -38,7 +41,12 @@ impl VulkanDenoiser {
             _ => Vec::new(),
         };
         let host_weights = graph.weights.iter().zip(weights).map(host).collect();
-        Ok(Self { network, host_weights, embeddings: Vec::new() })
+        Ok(Self { network, host_weights, embeddings: Vec::new(), stop: Arc::default() })
+    }
+
+    /// Looks at `stop` between submissions and ends with [`GpuError::Stopped`] once it is set.
+    pub fn stop_when(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
     }
 
     /// Loads an embedding `[pixels, channels]`, for use as [`Cond::Loaded`] with the number returned.
@@ -112,6 +120,9 @@ impl Denoise for VulkanDenoiser {
         };
         let batch = self.network.max_images();
         for first in (0..evaluations).step_by(batch) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(GpuError::Stopped);
+            }
             let count = batch.min(evaluations - first);
             self.network.prepare(count)?;
             for slot in 0..count {
