@@ -39,3 +39,15 @@ pub(crate) fn check(bytes: u64, what: &str) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_there_is_is_refused_with_both_numbers() {
+        check(1, "a byte").unwrap();
+        let message = check(u64::MAX, "all").unwrap_err().to_string();
+        assert!(message.starts_with("all need 18446744073710 MB of memory, and this machine has "), "{message}");
+    }
+}

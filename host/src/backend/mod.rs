@@ -229,7 +229,7 @@ impl<'a> Backend<'a> {
             }
             #[cfg(feature = "vulkan")]
             Kind::Vulkan => {
-                vulkan::VulkanBackend::new(request, &graph, weights, stop.clone()).map(|v| Backend::Vulkan(Box::new(v)))
+                vulkan::VulkanBackend::new(request, &graph, weights, stop).map(|v| Backend::Vulkan(Box::new(v)))
             }
             #[cfg(not(feature = "vulkan"))]
             Kind::Vulkan => Err(without_vulkan()),

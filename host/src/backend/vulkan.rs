@@ -9,6 +9,7 @@ use unfog_gpu::{
 
 use super::{Description, Device, Kind, Precision, Request, cache};
 use crate::error::{Error, Result};
+use crate::memory::plan_bytes;
 use crate::stop::Stop;
 
 /// A network on a Vulkan device.
@@ -17,19 +18,25 @@ pub struct VulkanBackend {
     denoiser: VulkanDenoiser,
     info: DeviceInfo,
     precision: Precision,
-    stop: Stop,
 }
 
+/// The most images of one submission, where memory allows: enough to keep a GPU busy.
+const MOST_IMAGES: u64 = 8;
+/// Bytes that the activations of one submission may take before fewer images go into it.
+const ARENA_BYTES: u64 = 256 << 20;
+
 impl VulkanBackend {
-    pub(super) fn new(request: &Request, graph: &Graph<'_>, weights: &[WeightData<'_>], stop: Stop) -> Result<Self> {
+    pub(super) fn new(request: &Request, graph: &Graph<'_>, weights: &[WeightData<'_>], stop: &Stop) -> Result<Self> {
         let context = Context::open(&choice(request), cache::folder()).map_err(failed)?;
         let stored = match request.precision {
             Precision::F32 => Stored::F32,
             Precision::F16 => Stored::F16,
         };
-        let options = Options { precision: stored, ..Options::default() };
-        let denoiser = VulkanDenoiser::new(&context, graph, weights, options).map_err(failed)?;
-        Ok(Self { denoiser, info: context.info().clone(), precision: request.precision, stop })
+        let max_images = (ARENA_BYTES / plan_bytes(graph)?.max(1)).clamp(1, MOST_IMAGES) as usize;
+        let options = Options { precision: stored, max_images, ..Options::default() };
+        let mut denoiser = VulkanDenoiser::new(&context, graph, weights, options).map_err(failed)?;
+        denoiser.stop_when(stop.flag());
+        Ok(Self { denoiser, info: context.info().clone(), precision: request.precision })
     }
 
     pub(super) fn describe(&self) -> Description {
@@ -56,7 +63,6 @@ impl VulkanBackend {
     }
 
     pub(super) fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<()> {
-        self.stop.check()?;
         self.denoiser.predict(x, t, conds, out).map_err(failed)
     }
 }
@@ -98,6 +104,7 @@ fn failed(e: GpuError) -> Error {
     let message = e.to_string();
     let error = match e {
         GpuError::Loader(_) | GpuError::NoDevice => Error::failure(message).hint("use --backend cpu"),
+        GpuError::Stopped => return Error::interrupted(),
         GpuError::UnknownDevice(..) => Error::usage(message),
         GpuError::OutOfMemory { .. } => {
             Error::failure(message).hint("try a smaller --size, --precision f16 or --backend cpu")
