@@ -49,6 +49,12 @@ pub fn ln_1p(x: f32) -> f32 {
     libm::log1pf(x)
 }
 
+/// `a * b + c`, rounded once.
+#[inline]
+pub fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    libm::fmaf(a, b, c)
+}
+
 /// The f64 functions, for the few values that need them: schedules, coefficients, time features.
 pub mod wide {
     /// `e^x`.
@@ -80,6 +86,13 @@ pub mod wide {
     pub fn cos(x: f64) -> f64 {
         libm::cos(x)
     }
+
+    /// `ln(1 + x)`, accurate near zero.
+    #[inline]
+    pub fn ln_1p(x: f64) -> f64 {
+        libm::log1p(x)
+    }
+
     /// The nearest whole number, halves to the even one: what NumPy's `round` does.
     #[inline]
     pub fn round_ties_even(x: f64) -> f64 {

@@ -1,38 +1,7 @@
-//! Standard normal noise that is the same everywhere: each value has an address and is computed from nothing else.
+//! The default noise: a cipher over addresses.
 
-use core::fmt;
-
+use super::{Noise, NoiseError};
 use crate::math;
-
-/// Where a chain gets its noise from.
-///
-/// A draw is one image-sized piece of noise. Draw 0 is the noise that a run starts from, and each further one is what
-/// samplers ask for in the order in which they do, which is that of diffusers.
-pub trait Noise {
-    /// Fills `out` with the noise of one draw for one image.
-    fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError>;
-}
-
-/// Why there is no noise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoiseError {
-    /// The noise that was given has no such draw, or no such image.
-    Missing {
-        /// The image.
-        image: u64,
-        /// The draw.
-        draw: u32,
-    },
-    /// The noise that was given has images of another size.
-    Length {
-        /// Values of an image of the run.
-        needed: usize,
-        /// Values of an image of the given noise.
-        given: usize,
-    },
-    /// An image has more than 2^32 values.
-    TooLarge,
-}
 
 /// Counter-based noise: Philox4x32-10 (Salmon et al. 2011), then Box and Muller's transform.
 ///
@@ -67,7 +36,7 @@ impl Philox {
     }
 
     /// Elements `4 * block` to `4 * block + 3`.
-    fn four(&self, image: u64, draw: u32, block: u32) -> [f32; 4] {
+    pub(super) fn four(&self, image: u64, draw: u32, block: u32) -> [f32; 4] {
         let [a, b, c, d] = philox4x32([block, draw, image as u32, (image >> 32) as u32], self.key);
         let ([w, x], [y, z]) = (box_muller(a, b), box_muller(c, d));
         [w, x, y, z]
@@ -108,7 +77,7 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 }
 
 /// Two independent normal values from two random words. Box and Muller 1958.
-fn box_muller(a: u32, b: u32) -> [f32; 2] {
+pub(super) fn box_muller(a: u32, b: u32) -> [f32; 2] {
     const TWO_POW_MINUS_24: f32 = 1.0 / (1 << 24) as f32;
     const TWO_POW_MINUS_32: f32 = 1.0 / (1_u64 << 32) as f32;
     // From 2^-33 to 1: the logarithm is finite.
@@ -117,64 +86,6 @@ fn box_muller(a: u32, b: u32) -> [f32; 2] {
     let angle = core::f32::consts::TAU * ((b >> 8) as f32 * TWO_POW_MINUS_24);
     [radius * math::cos(angle), radius * math::sin(angle)]
 }
-
-/// Noise that somebody else drew: `[draws, images, len]` values. Nothing random is generated; draws that a run doesn't ask
-/// for are ignored.
-#[derive(Clone, Copy, Debug)]
-pub struct Given<'a> {
-    values: &'a [f32],
-    first: u64,
-    images: usize,
-    len: usize,
-}
-
-impl<'a> Given<'a> {
-    /// Noise for `images` images of `len` values each, the first of which is image number `first` of the run.
-    ///
-    /// ```
-    /// use unfog_core::noise::{Given, Noise, NoiseError};
-    /// let two_draws = [1.0, 2.0, 3.0, 4.0];
-    /// let mut noise = Given::new(&two_draws, 0, 1, 2);
-    /// let mut image = [0.0; 2];
-    /// noise.fill(0, 1, &mut image)?;
-    /// assert_eq!(image, [3.0, 4.0]);
-    /// assert_eq!(noise.fill(0, 2, &mut image), Err(NoiseError::Missing { image: 0, draw: 2 }));
-    /// # Ok::<(), NoiseError>(())
-    /// ```
-    pub const fn new(values: &'a [f32], first: u64, images: usize, len: usize) -> Self {
-        Self { values, first, images, len }
-    }
-
-    fn find(&self, image: u64, draw: u32) -> Option<&'a [f32]> {
-        let image = usize::try_from(image.checked_sub(self.first)?).ok().filter(|&i| i < self.images)?;
-        let start = (draw as usize).checked_mul(self.images)?.checked_add(image)?.checked_mul(self.len)?;
-        self.values.get(start..start.checked_add(self.len)?)
-    }
-}
-
-impl Noise for Given<'_> {
-    fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError> {
-        if out.len() != self.len {
-            return Err(NoiseError::Length { needed: out.len(), given: self.len });
-        }
-        out.copy_from_slice(self.find(image, draw).ok_or(NoiseError::Missing { image, draw })?);
-        Ok(())
-    }
-}
-
-impl fmt::Display for NoiseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Missing { image, draw } => write!(f, "the given noise has no draw {draw} for image {image}"),
-            Self::Length { needed, given } => {
-                write!(f, "the given noise has {given} values an image, the run needs {needed}")
-            }
-            Self::TooLarge => write!(f, "an image of more than 2^32 values has no noise"),
-        }
-    }
-}
-
-impl core::error::Error for NoiseError {}
 
 #[cfg(test)]
 mod tests {
@@ -271,20 +182,5 @@ mod tests {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes());
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         assert_eq!(hash, 0x9df6_a65c_6151_26a9, "{hash:#x}");
-    }
-
-    #[test]
-    fn given_noise_is_found_or_refused() {
-        let values: std::vec::Vec<f32> = (0..12).map(|v| v as f32).collect();
-        // Two draws, images 5 and 6 and 7, two values each.
-        let mut noise = Given::new(&values, 5, 3, 2);
-        let mut out = [0.0; 2];
-        noise.fill(6, 1, &mut out).unwrap();
-        assert_eq!(out, [8.0, 9.0]);
-        for (image, draw) in [(4, 0), (8, 0), (5, 2), (u64::MAX, 0), (5, u32::MAX)] {
-            assert_eq!(noise.fill(image, draw, &mut out), Err(NoiseError::Missing { image, draw }));
-        }
-        let wrong = noise.fill(5, 0, &mut [0.0; 3]);
-        assert_eq!(wrong, Err(NoiseError::Length { needed: 3, given: 2 }));
     }
 }
