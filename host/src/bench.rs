@@ -54,11 +54,7 @@ pub struct Measurement {
 /// # Errors
 /// Those of the model and the backend; [`Error::interrupted`].
 pub fn bench(model: &Model, size: Option<(u32, u32)>, request: &Request, stop: &Stop) -> Result<Measurement> {
-    let own = model.size().map(|(h, w)| (w, h));
-    let (width, height) = size.or(own).ok_or_else(|| {
-        Error::usage(format!("the model {} does not say how large its pictures are", model.name()))
-            .hint("give --size WxH")
-    })?;
+    let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
     let (weights, fingerprint) = model.weights(&network)?;
     // Nothing else may run while the time is taken.

@@ -66,11 +66,7 @@ pub struct Inspection {
 /// # Errors
 /// A model that is not whole; a size that it can't take.
 pub fn inspect(model: &Model, size: Option<(u32, u32)>) -> Result<Inspection> {
-    let own = model.size().map(|(h, w)| (w, h));
-    let (width, height) = size.or(own).ok_or_else(|| {
-        Error::usage(format!("the model {} does not say how large its pictures are", model.name()))
-            .hint("give --size WxH")
-    })?;
+    let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
     let graph = network.graph();
     let (weights, fingerprint) = model.weights(&network)?;

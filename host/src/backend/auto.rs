@@ -192,3 +192,32 @@ fn vulkan_device(request: &Request) -> Result<String> {
 fn vulkan_device(_: &Request) -> Result<String> {
     Err(super::without_vulkan())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_layers_are_a_network() {
+        let model = Model::open(None).unwrap();
+        let network = model.network(16, 16).unwrap();
+        let (weights, _) = model.weights(&network).unwrap();
+        let data = weights.data();
+        let (whole, first) = (network.graph(), first_layers(network.graph()));
+        assert!(first.nodes.len() < whole.nodes.len() && first.weights.len() < whole.weights.len());
+        assert!(flops(&first) >= flops(&whole) / FIRST_LAYERS);
+        for kind in [Kind::Cpu, Kind::Reference] {
+            let request = Request { kind, ..Request::default() };
+            let time = measure(&request, first, &data, &Stop::default(), Some(Duration::ZERO)).unwrap();
+            assert!(time > Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn the_faster_is_chosen_and_the_reason_has_both_times() {
+        let (what, device) = ("one evaluation".to_string(), "card".to_string());
+        let chosen = Measured { cpu_seconds: 0.002, vulkan_seconds: 0.001, what, device }.choice("measured");
+        assert_eq!(chosen.kind, Kind::Vulkan);
+        assert_eq!(chosen.why, "measured, one evaluation: 2.0 ms on cpu, 1.0 ms on vulkan (card)");
+    }
+}

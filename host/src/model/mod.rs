@@ -80,6 +80,17 @@ impl Model {
         self.size
     }
 
+    /// Width and height of the pictures to make: those that are asked for, or the model's own.
+    ///
+    /// # Errors
+    /// A usage error when neither is there.
+    pub fn picture_size(&self, asked: Option<(u32, u32)>) -> Result<(u32, u32)> {
+        asked.or(self.size.map(|(h, w)| (w, h))).ok_or_else(|| {
+            Error::usage(format!("the model {} does not say how large its pictures are", self.name))
+                .hint("give --size WxH")
+        })
+    }
+
     /// The classes, of a class-conditional model.
     pub fn classes(&self) -> Option<&Classes> {
         self.classes.as_ref()

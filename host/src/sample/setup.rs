@@ -103,11 +103,7 @@ impl Setup {
 
 /// Columns and rows.
 fn size(model: &Model, options: &Options, channels: u32) -> Result<(u32, u32)> {
-    let own = model.size().map(|(h, w)| (w, h));
-    let (width, height) = options.size.or(own).ok_or_else(|| {
-        Error::usage(format!("the model {} does not say how large its pictures are", model.name()))
-            .hint("give --size WxH")
-    })?;
+    let (width, height) = model.picture_size(options.size)?;
     if u64::from(width) * u64::from(height) * u64::from(channels) > MOST_VALUES {
         return Err(Error::usage(format!("pictures of {width}x{height} are too large")));
     }
