@@ -1,4 +1,16 @@
 //! Diffusion image models on small computers: the library behind the command line `unfog`.
+//!
+//! ```
+//! use unfog::{sample::{Options, sample}, stop::Stop};
+//! # let folder = tempfile::tempdir()?;
+//! # let out = folder.path().join("glyphs.png");
+//! # let backend = unfog::backend::Request { kind: unfog::backend::Kind::Cpu, ..Default::default() };
+//! // Four pictures of the built-in model, on one sheet.
+//! let options = Options { count: 4, steps: Some(20), out, backend, ..Options::default() };
+//! let outcome = sample(&options, &Stop::default(), &mut |event| println!("{event:?}"))?;
+//! assert_eq!(outcome.files, [options.out]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod backend;
 pub mod bench;
