@@ -2,6 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 // Last stage of group normalisation: out = act((x - mean) * factor + offset). Twin: core/src/nn/op/group_norm.rs.
 //
+// An invocation takes four channels of `run` pixels, so that what it applies is loaded once.
 // scratch, from stats_first on: [mean, factor, offset][c4], by group_norm_stats.comp, zeros in the pad lanes.
 
 layout(local_size_x_id = 0) in;
@@ -13,6 +14,8 @@ layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 layout(push_constant) uniform Push {
     uint items;
     uint c4;
+    uint pixels;
+    uint run;
     uint x_image;
     uint stats_first;
     uint stats_image;
@@ -29,6 +32,15 @@ void main() {
         return;
     }
     uint s = image_index() * stats_image + stats_first + i % c4;
-    vec4 v = (x[image_index() * x_image + i] - scratch[s]) * scratch[s + c4] + scratch[s + c4 * 2];
-    result[image_index() * out_image + i] = activate(v, act);
+    vec4 mean = scratch[s];
+    vec4 factor = scratch[s + c4];
+    vec4 offset = scratch[s + c4 * 2];
+    uint first = i / c4 * run;
+    uint count = min(run, pixels - first);
+    uint at = first * c4 + i % c4;
+    for (uint p = 0; p < count; ++p) {
+        vec4 v = (x[image_index() * x_image + at] - mean) * factor + offset;
+        result[image_index() * out_image + at] = activate(v, act);
+        at += c4;
+    }
 }

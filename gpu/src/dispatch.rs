@@ -46,6 +46,8 @@ pub(crate) struct Tiling {
     conv_local: [u32; 2],
     /// Pixels and vectors of output channels that an invocation of a convolution holds at most.
     tile: [u32; 2],
+    /// Pixels that an invocation of group normalisation's last stage takes.
+    apply_run: u32,
     precision: Precision,
 }
 
@@ -54,9 +56,9 @@ impl Tiling {
         match info.kind {
             // Software devices run a group's invocations in SIMD lanes, eight of them. Loads cost them far more than
             // arithmetic, so the tile is large: 16 * 8 * 4 products for 4 * (8 + 4 * 4) loads.
-            DeviceKind::Cpu => Self { local: 8, conv_local: [8, 1], tile: [8, 4], precision },
+            DeviceKind::Cpu => Self { local: 8, conv_local: [8, 1], tile: [8, 4], apply_run: 16, precision },
             // What fits the registers of small devices.
-            _ => Self { local: 64, conv_local: [16, 4], tile: [4, 2], precision },
+            _ => Self { local: 64, conv_local: [16, 4], tile: [4, 2], apply_run: 4, precision },
         }
     }
 
@@ -245,7 +247,7 @@ impl Site<'_> {
         let x = self.input(0)?;
         let (out, _, out_image) = self.output();
         let (c4, pixels, x_image) = (c4(xs.c), xs.pixels() as u32, stride(xs));
-        let run = norm_run(pixels);
+        let (run, apply_run) = (norm_run(pixels), self.tiling.apply_run);
         let [partial_len, _] = norm_workspace(xs);
         // Both results of one image lie side by side: the partial ones, then the final ones.
         let workspace = workspace(self.graph, self.node).next_multiple_of(ALIGN) / 16;
@@ -266,8 +268,10 @@ impl Site<'_> {
             eps: op.eps,
         };
         let apply = push::GroupNorm {
-            items: pixels * c4,
+            items: pixels.div_ceil(apply_run) * c4,
             c4,
+            pixels,
+            run: apply_run,
             x_image,
             stats_first: partial_len,
             stats_image: image,

@@ -38,7 +38,10 @@ push! {
         has_scale_shift: u32, eps: f32,
     }
     /// Of `group_norm.comp`.
-    GroupNorm { items: u32, c4: u32, x_image: u32, stats_first: u32, stats_image: u32, out_image: u32, act: u32, }
+    GroupNorm {
+        items: u32, c4: u32, pixels: u32, run: u32,
+        x_image: u32, stats_first: u32, stats_image: u32, out_image: u32, act: u32,
+    }
     /// Of `attention.comp`.
     Attention {
         queries: u32, keys: u32, heads: u32, head_dim: u32, blocks: u32, c4: u32, c: u32,
