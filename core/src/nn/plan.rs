@@ -46,6 +46,11 @@ pub struct Slot {
     placed: bool,
 }
 
+impl Slot {
+    /// A place that fills unused memory.
+    pub const EMPTY: Slot = Slot { offset: 0, bytes: 0, first: 0, last: 0, next: 0, placed: false };
+}
+
 /// Why a plan can't be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanError {
