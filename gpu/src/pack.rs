@@ -2,7 +2,7 @@
 
 use crate::error::GpuError;
 use unfog_core::nn::graph::{Weight, WeightUse};
-use unfog_core::nn::weights::WeightData;
+use unfog_core::nn::weights::{WeightData, f32_to_f16};
 
 /// How kernels of convolutions and linear layers are stored on the device. Everything else is f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,54 +78,4 @@ pub(crate) fn pack(
         }
     }
     Ok(())
-}
-
-/// The nearest half float, ties to even, by its bits; `None` for what is too large for one.
-fn f32_to_f16(value: f32) -> Option<u16> {
-    let bits = value.to_bits();
-    let sign = (bits >> 16) as u16 & 0x8000;
-    let magnitude = bits & 0x7fff_ffff;
-    if magnitude > 0x7f80_0000 {
-        return Some(sign | 0x7e00);
-    }
-    // 65520 and more would round to infinity.
-    if magnitude >= 0x477f_f000 {
-        return None;
-    }
-    if magnitude < 0x3880_0000 {
-        // Below 2^-14: a multiple of 2^-24; adding 0.5 leaves just that many bits, rounded to nearest even.
-        let rounded = f32::from_bits(magnitude) + 0.5;
-        return Some(sign | (rounded.to_bits() - 0.5_f32.to_bits()) as u16);
-    }
-    let rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
-    Some(sign | ((rounded - 0x3800_0000) >> 13) as u16)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use unfog_core::nn::weights::f16_to_f32;
-
-    #[test]
-    fn every_half_float_comes_back() {
-        for bits in 0..=u16::MAX {
-            let value = f16_to_f32(bits);
-            if value.is_finite() {
-                assert_eq!(f32_to_f16(value), Some(bits), "{value}");
-            }
-        }
-    }
-
-    #[test]
-    fn ties_go_to_even_and_overflow_is_refused() {
-        for bits in 0..0x7bff_u16 {
-            let (low, high) = (f16_to_f32(bits), f16_to_f32(bits + 1));
-            let even = if bits % 2 == 0 { bits } else { bits + 1 };
-            assert_eq!(f32_to_f16((low + high) / 2.0), Some(even));
-            assert_eq!(f32_to_f16((low + high) / 2.0 * (1.0 + f32::EPSILON)), Some(bits + 1));
-        }
-        assert_eq!(f32_to_f16(65519.99), Some(0x7bff));
-        assert_eq!(f32_to_f16(65520.0), None);
-        assert_eq!(f32_to_f16(f32::NEG_INFINITY), None);
-    }
 }

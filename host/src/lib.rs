@@ -24,6 +24,7 @@ pub mod image;
 pub mod inspect;
 mod memory;
 pub mod model;
+pub mod pack;
 pub mod plot;
 pub mod probe;
 pub mod recipe;

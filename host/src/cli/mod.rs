@@ -6,6 +6,7 @@ mod devices;
 mod forward;
 mod inspect;
 mod output;
+mod pack;
 mod progress;
 mod sample;
 mod schedule;
@@ -33,6 +34,7 @@ enum Command {
     Inspect(inspect::Args),
     Devices(devices::Args),
     Bench(bench::Args),
+    Pack(pack::Args),
 }
 
 /// Runs the command that the process's arguments name.
@@ -63,6 +65,7 @@ fn run(command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => devices::run(&args, &stop),
         Command::Bench(args) => bench::run(&args, &stop),
+        Command::Pack(args) => pack::run(&args),
     }
 }
 

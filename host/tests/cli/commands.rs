@@ -116,3 +116,25 @@ fn devices_and_help_are_there() {
     }
     assert_eq!(place.succeed(&["--version"]), format!("unfog {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn packs_hold_what_was_packed() {
+    let place = Place::new();
+    let sizes = ["f32", "f16", "int8"].map(|precision| {
+        let printed = place.succeed(&["pack", "--precision", precision, "--out", "glyph.pack"]);
+        assert!(printed.starts_with("glyph.pack: "), "{printed}");
+        let bytes = place.read("glyph.pack");
+        // u128 is aligned as packs must be.
+        let mut aligned = vec![0_u128; bytes.len().div_ceil(16)];
+        let aligned: &mut [u8] = bytemuck::cast_slice_mut(&mut aligned);
+        aligned[..bytes.len()].copy_from_slice(&bytes);
+        let pack = unfog_core::pack::Pack::open(&aligned[..bytes.len()]).unwrap();
+        assert_eq!((pack.counts().nodes, pack.counts().weights), (80, 144));
+        bytes.len()
+    });
+    // 176,849 parameters, of which 3,169 are biases and norms; records and shapes besides.
+    assert!(sizes[0] > 707_396 && sizes[1] < 380_000 && sizes[2] < 210_000, "{sizes:?}");
+    place.fail(&["pack", "--size", "15x16", "--out", "odd.pack"], 2, "multiple");
+    place.fail(&["pack", "--out", "/dev/full"], 1, "can't write /dev/full");
+    assert_eq!(place.files(), ["glyph.pack"]);
+}

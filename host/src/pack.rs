@@ -1,0 +1,101 @@
+//! A model as one flat file ([`unfog_core::pack`]), for firmware and for a fast start.
+
+use std::path::Path;
+
+use unfog_core::nn::graph::{Weight, WeightUse};
+use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
+use unfog_core::nn::weights::{WeightData, f32_to_f16};
+use unfog_core::pack::{PackError, quantise, write};
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::Model;
+
+/// How a pack stores the kernels of convolutions and linear layers. Biases and norms stay f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Half floats.
+    F16,
+    /// 8-bit integers with a scale for each output channel: a quarter of the bytes.
+    Int8,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Bytes that the activations of one image take.
+    pub arena_bytes: u64,
+}
+
+/// A weight's values in the type in which the pack holds them.
+enum Stored {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+    Int8(Vec<i8>, Vec<f32>),
+}
+
+impl Stored {
+    fn new(weight: &Weight, data: WeightData<'_>, storage: Storage) -> Option<Self> {
+        let values = (0..data.len()).map(|i| data.at(i));
+        match (storage, weight.role) {
+            (Storage::F16, WeightUse::Kernel) => values.map(f32_to_f16).collect::<Option<_>>().map(Self::F16),
+            (Storage::Int8, WeightUse::Kernel) => {
+                let (mut integers, mut scales) = (vec![0; data.len()], vec![0.0; weight.shape[0] as usize]);
+                quantise(weight, data, &mut integers, &mut scales)?;
+                Some(Self::Int8(integers, scales))
+            }
+            _ => Some(Self::F32(values.collect())),
+        }
+    }
+
+    fn view(&self) -> WeightData<'_> {
+        match self {
+            Self::F32(values) => WeightData::F32(values),
+            Self::F16(values) => WeightData::F16(values),
+            Self::Int8(values, scales) => WeightData::I8 { values, scales },
+        }
+    }
+}
+
+/// Packs `model` for pictures of `size` (width and height; its own if absent) into the file `out`.
+///
+/// # Errors
+/// A model that is not whole; a size that it can't take; a weight too large for half floats; a file that can't be written.
+pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Path) -> Result<Packed> {
+    files::check_target(out)?;
+    let (width, height) = model.picture_size(size)?;
+    let network = model.network(height, width)?;
+    let graph = network.graph();
+    let (weights, _) = model.weights(&network)?;
+    let stored = weights.data().into_iter().zip(graph.weights).zip(network.names()).map(|((data, weight), name)| {
+        Stored::new(weight, data, storage)
+            .ok_or_else(|| Error::failure(format!("weight {name} is too large for half floats")).hint("try f32"))
+    });
+    let stored = stored.collect::<Result<Vec<_>>>()?;
+    let data: Vec<WeightData<'_>> = stored.iter().map(Stored::view).collect();
+    let mut slots = vec![Slot::default(); slots_needed(&graph)];
+    let mut bytes = 0;
+    files::write(out, |file| {
+        let mut cause = None;
+        let result = write(&graph, &data, &mut slots, &mut |piece| {
+            bytes += piece.len() as u64;
+            file.write_all(piece).map_err(|e| cause = Some(e))
+        });
+        match (result, cause) {
+            (_, Some(cause)) => Err(files::cannot_write(out, cause)),
+            (Ok(()), None) => Ok(()),
+            (Err(e), None) => Err(explain(e)),
+        }
+    })?;
+    let plan = plan(&graph, &Target::REFERENCE, &mut slots).map_err(|e| explain(PackError::Plan(e)))?;
+    Ok(Packed { bytes, arena_bytes: plan.bytes })
+}
+
+fn explain(e: PackError) -> Error {
+    Error::failure(format!("the network can't be packed: {e:?}"))
+}
