@@ -36,7 +36,7 @@ pub(super) fn multiply([m, n, k]: [usize; 3], dst: &mut [f32], dst_cols: usize, 
     // non-negative) and fits isize; `dst` is borrowed mutably, so it overlaps neither operand, and its columns don't
     // overlap each other.
     unsafe {
-        gemm::gemm(
+        gemm_f32::gemm::f32::get_gemm_fn()(
             m,
             n,
             k,
@@ -55,7 +55,7 @@ pub(super) fn multiply([m, n, k]: [usize; 3], dst: &mut [f32], dst_cols: usize, 
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            gemm_common::Parallelism::None,
         );
     }
 }
