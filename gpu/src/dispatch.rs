@@ -6,7 +6,7 @@ use crate::error::GpuError;
 use crate::pack::Precision;
 use crate::pipeline::Variant;
 use bytemuck::bytes_of;
-use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId};
+use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId, WeightUse};
 use unfog_core::nn::op::{Act, Attention, Conv2d, GroupNorm, Op, Shape};
 use unfog_core::nn::plan::Target;
 use unfog_shaders::push::{self, has};
@@ -114,6 +114,9 @@ pub(crate) fn target(info: &DeviceInfo) -> Target {
 pub(crate) fn steps(graph: &Graph<'_>, index: usize, tiling: Tiling) -> Result<Vec<Step>, GpuError> {
     let node = graph.nodes.get(index).ok_or(GpuError::Node(index))?;
     let site = Site { graph, node, tiling };
+    if !site.fits() {
+        return Err(GpuError::Node(index));
+    }
     site.steps().ok_or(GpuError::Node(index))
 }
 
@@ -139,6 +142,28 @@ impl Site<'_> {
 
     fn weight(&self, i: usize) -> Option<Operand> {
         self.node.weights[i].map(Operand::Weight)
+    }
+
+    /// Kernels read what shapes and roles promise, unchecked: a graph that no builder made is held to its rules here.
+    fn fits(&self) -> bool {
+        let Node { op, inputs, weights, output } = self.node;
+        let exist = |id: &TensorId| usize::from(id.0) < self.graph.tensors.len();
+        if !inputs.iter().flatten().chain([output]).all(exist) {
+            return false;
+        }
+        let weights = weights.map(|id| id.map(|id| self.graph.weights.get(usize::from(id.0)).copied()));
+        if weights.contains(&Some(None)) {
+            return false;
+        }
+        let (weights, out) = (weights.map(Option::flatten), self.graph.shape(*output));
+        let roles = match op {
+            Op::Conv2d(_) => [WeightUse::Kernel, WeightUse::Vector],
+            Op::Embedding(_) => [WeightUse::Table; 2],
+            _ => [WeightUse::Vector; 2],
+        };
+        op.shape([0, 1, 2].map(|i| self.shape(i))) == Ok(out)
+            && op.check_weights(out, weights).is_ok()
+            && weights.iter().zip(roles).all(|(weight, role)| weight.is_none_or(|w| w.role == role))
     }
 
     fn output(&self) -> (Operand, Shape, u32) {

@@ -78,7 +78,7 @@ impl Encoder<'_> {
         for (i, (span, _)) in dispatch.bindings.iter().enumerate() {
             writes.push(WriteDescriptorSet::buffer(i as u32, (self.bytes)(span)?));
         }
-        let set_layout = layout.set_layouts().first().cloned().ok_or(GpuError::Limit("kernels without buffers", 1))?;
+        let set_layout = layout.set_layouts().first().cloned().ok_or(GpuError::Bug("a kernel without buffers"))?;
         let set = DescriptorSet::new(self.context.sets.clone(), set_layout, writes, []).doing("bind buffers")?;
         // SAFETY: pipeline, layout and set belong together and to this device, and are kept with the command buffer; the
         // set is never written again. The push constants fill the layout's only range. Group counts are checked by vulkano

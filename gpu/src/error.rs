@@ -34,12 +34,16 @@ pub enum GpuError {
     Weight(usize),
     /// Weight `index` has a value beyond the range of half floats: use f32.
     HalfRange(usize),
-    /// Node `index` lacks an operand: the graph is not one that a builder finished.
+    /// Node `index` has operands that don't fit its op: the graph is not one that a builder made.
     Node(usize),
     /// The stop flag was set.
     Stopped,
-    /// More work than one command can hold on this device: what, and how much.
+    /// More than this device takes at once: what, and how much.
     Limit(&'static str, u64),
+    /// No batch is prepared: preparing one failed before.
+    NotPrepared,
+    /// A bug of this crate: what is wrong.
+    Bug(&'static str),
 }
 
 impl fmt::Display for GpuError {
@@ -61,9 +65,11 @@ impl fmt::Display for GpuError {
             GpuError::Input(error) => write!(f, "an input doesn't fit the network: {error:?}"),
             GpuError::Weight(i) => write!(f, "weight {i} is missing or has a wrong number of values"),
             GpuError::HalfRange(i) => write!(f, "weight {i} has values beyond the range of f16; use f32"),
-            GpuError::Node(i) => write!(f, "node {i} lacks an operand"),
+            GpuError::Node(i) => write!(f, "node {i} has operands that don't fit"),
             GpuError::Stopped => write!(f, "stopped"),
             GpuError::Limit(what, n) => write!(f, "{n} {what} are more than this device takes"),
+            GpuError::NotPrepared => write!(f, "no batch is prepared on the device"),
+            GpuError::Bug(what) => write!(f, "a bug in unfog-gpu: {what}"),
         }
     }
 }

@@ -51,6 +51,12 @@ fn atoms(bytes: Range<u64>, atom: u64, size: u64) -> Range<u64> {
     bytes.start / atom * atom..bytes.end.next_multiple_of(atom).min(size)
 }
 
+/// The most bytes of one allocation on a device.
+pub(crate) fn most(context: &Context) -> u64 {
+    let p = context.device.physical_device().properties();
+    p.max_memory_allocation_size.unwrap_or(u64::MAX).min(p.max_buffer_size.unwrap_or(u64::MAX))
+}
+
 /// A buffer with memory of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
@@ -64,8 +70,7 @@ impl Block {
         let bytes = bytes.max(4);
         let device = context.device.clone();
         let out_of_memory = || GpuError::OutOfMemory { bytes };
-        let limit = device.physical_device().properties().max_memory_allocation_size;
-        if limit.is_some_and(|limit| bytes > limit) {
+        if bytes > most(context) {
             return Err(out_of_memory());
         }
         let usage = BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST;
@@ -144,10 +149,11 @@ impl Block {
     }
 
     fn mapped(&self, offset: u64, len: u64) -> Result<(&DeviceMemory, std::ptr::NonNull<[u8]>), GpuError> {
-        let memory = self.memory().ok_or(GpuError::Limit("unmapped bytes", len))?;
-        let end = offset.checked_add(len).filter(|&end| end <= self.bytes).ok_or(GpuError::Limit("bytes", len))?;
+        let memory = self.memory().ok_or(GpuError::Bug("memory that is not mapped"))?;
+        let end =
+            offset.checked_add(len).filter(|&end| end <= self.bytes).ok_or(GpuError::Bug("bytes beyond a buffer"))?;
         let bytes = memory.mapping_state().and_then(|state| state.slice(offset..end));
-        Ok((memory, bytes.ok_or(GpuError::Limit("unmapped bytes", len))?))
+        Ok((memory, bytes.ok_or(GpuError::Bug("memory that is not mapped"))?))
     }
 }
 

@@ -4,13 +4,14 @@ use crate::device::Context;
 use crate::dispatch::{self, Operand, Step, Tiling};
 use crate::encode::{Encoded, encode};
 use crate::error::GpuError;
-use crate::memory::{Block, Purpose};
+use crate::memory::{Block, Purpose, most};
 use crate::pack::Precision;
 use crate::record::{Command, Dispatch, Recording, Space, Span};
 use crate::upload::upload_weights;
 use std::ops::Range;
 use unfog_core::nn::graph::{Graph, Node, Tensor, TensorId, Weight};
 use unfog_core::nn::plan::{Slot, plan, slots_needed};
+use unfog_core::nn::project::InputError;
 use unfog_core::nn::weights::WeightData;
 use unfog_shaders::Kernel;
 use vulkano::buffer::Subbuffer;
@@ -102,11 +103,14 @@ impl Network {
         weights: &[WeightData<'_>],
         options: Options,
     ) -> Result<Self, GpuError> {
-        let target = dispatch::target(context.info());
-        let mut slots = vec![Slot::default(); slots_needed(graph)];
-        let plan_bytes = plan(graph, &target, &mut slots)?.bytes;
         let tiling = Tiling::new(context.info(), options.precision);
         let steps: Result<Vec<_>, _> = (0..graph.nodes.len()).map(|i| dispatch::steps(graph, i, tiling)).collect();
+        let steps = steps?;
+        if usize::from(graph.output.0) >= graph.tensors.len() {
+            return Err(GpuError::Node(graph.nodes.len()));
+        }
+        let mut slots = vec![Slot::default(); slots_needed(graph)];
+        let plan_bytes = plan(graph, &dispatch::target(context.info()), &mut slots)?.bytes;
         let staging = options.force_staging || !context.info().unified;
         let (blocks, places) = upload_weights(context, graph, weights, options.precision, staging)?;
         let mut network = Self {
@@ -117,7 +121,7 @@ impl Network {
             output: graph.output,
             slots,
             plan_bytes,
-            steps: steps?,
+            steps,
             blocks,
             places,
             options,
@@ -164,7 +168,7 @@ impl Network {
     pub fn max_images(&self) -> usize {
         let info = self.context.info();
         let largest = self.slots.iter().map(|s| s.bytes).max().unwrap_or(0).max(1);
-        let fit = (info.max_binding / largest).min(info.memory / 4 / self.plan_bytes.max(1));
+        let fit = (info.max_binding / largest).min((info.memory / 4).min(most(&self.context)) / self.plan_bytes.max(1));
         let fit = usize::try_from(fit).unwrap_or(usize::MAX);
         self.options.max_images.min(fit).min(info.max_groups[2] as usize).max(1)
     }
@@ -172,12 +176,16 @@ impl Network {
     /// Makes memory and commands for `images` images at once, unless they are there already. Inputs start as zeros.
     ///
     /// # Errors
-    /// [`GpuError::OutOfMemory`], [`GpuError::Limit`] above [`Network::max_images`], or what the driver reports.
+    /// [`GpuError::Input`] for none, [`GpuError::Limit`] above [`Network::max_images`], [`GpuError::OutOfMemory`], or what the
+    /// driver reports.
     pub fn prepare(&mut self, images: usize) -> Result<(), GpuError> {
         if self.images == images {
             return Ok(());
         }
-        if images == 0 || images > self.max_images() {
+        if images == 0 {
+            return Err(InputError::Length.into());
+        }
+        if images > self.max_images() {
             return Err(GpuError::Limit("images at once", images as u64));
         }
         self.images = 0;
@@ -257,7 +265,7 @@ impl Network {
 
     /// The same as a command buffer.
     pub(crate) fn encode(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Encoded, GpuError> {
-        let memory = self.memory.as_ref().ok_or(GpuError::Limit("images at once", 0))?;
+        let memory = self.memory.as_ref().ok_or(GpuError::NotPrepared)?;
         encode(&self.context, &self.record(images, nodes, send)?, &|span| self.find(memory, span))
     }
 
@@ -290,7 +298,7 @@ impl Network {
             Space::Readback => &memory.readback,
         };
         let end = span.offset.checked_add(span.bytes).filter(|&end| end <= block.bytes && span.bytes > 0);
-        let end = end.ok_or(GpuError::Limit("bytes of a binding", span.bytes))?;
+        let end = end.ok_or(GpuError::Bug("bytes beyond a buffer"))?;
         Ok(Subbuffer::new(block.buffer.clone()).slice(span.offset..end))
     }
 }

@@ -58,7 +58,7 @@ impl Pipelines {
         if let Some(pipeline) = self.made.get(variant) {
             return Ok(pipeline.clone());
         }
-        let kernel = Kernel::named(variant.kernel).ok_or(GpuError::Limit("unknown kernels", 1))?;
+        let kernel = Kernel::named(variant.kernel).ok_or(GpuError::Bug("a kernel that is not in the table"))?;
         let module = self.module(kernel)?;
         let values = kernel.constants.iter().zip(&variant.constants).zip(0..).map(|((constant, &value), id)| {
             let value = match constant {
@@ -68,7 +68,7 @@ impl Pipelines {
             (id, value)
         });
         let module = module.specialize(values.collect()).doing("specialize a shader")?;
-        let entry_point = module.entry_point("main").ok_or(GpuError::Limit("shaders without main", 1))?;
+        let entry_point = module.entry_point("main").ok_or(GpuError::Bug("a shader without main"))?;
         let stage = PipelineShaderStageCreateInfo::new(entry_point);
         let create = ComputePipelineCreateInfo::stage_layout(stage, layout(&self.device, kernel)?);
         let pipeline = ComputePipeline::new(self.device.clone(), Some(self.cache.clone()), create);

@@ -68,7 +68,7 @@ impl Network {
         let memory = self.memory()?;
         self.send(&memory)?;
         let recorded = self.recorded.iter_mut().find(|(n, _)| *n == self.images);
-        let (_, encoded) = recorded.ok_or(GpuError::Limit("images at once", 0))?;
+        let (_, encoded) = recorded.ok_or(GpuError::NotPrepared)?;
         encoded.run(&self.context)?;
         self.stats.submits += 1;
         self.stats.dispatches += encoded.dispatches;
@@ -82,7 +82,7 @@ impl Network {
     }
 
     fn memory(&self) -> Result<Memory, GpuError> {
-        self.memory.clone().filter(|_| self.images > 0).ok_or(GpuError::Limit("images at once", 0))
+        self.memory.clone().filter(|_| self.images > 0).ok_or(GpuError::NotPrepared)
     }
 
     /// The one upload of an evaluation.

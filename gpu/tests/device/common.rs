@@ -38,9 +38,9 @@ impl Random {
 
 /// Memory of a graph with one node.
 pub(crate) struct One {
-    nodes: [Node; 1],
-    tensors: [Tensor; 4],
-    weights: [Weight; 2],
+    pub(crate) nodes: [Node; 1],
+    pub(crate) tensors: [Tensor; 4],
+    pub(crate) weights: [Weight; 2],
     used: [usize; 3],
     output: TensorId,
 }

@@ -1,8 +1,8 @@
 //! What goes wrong is an error that says so, and a damaged pipeline cache is none.
 
 use crate::common::{One, context};
-use unfog_core::nn::graph::MAX_LEN;
-use unfog_core::nn::graph::WeightUse::Kernel;
+use unfog_core::nn::graph::WeightUse::{Kernel, Vector};
+use unfog_core::nn::graph::{MAX_LEN, TensorId, WeightId};
 use unfog_core::nn::op::{Conv2d, Op, Shape, Upsample};
 use unfog_core::nn::plan::PlanError;
 use unfog_core::nn::weights::WeightData;
@@ -27,6 +27,28 @@ fn wrong_weights_are_refused() {
     assert!(matches!(none, Err(GpuError::Weight(0))));
 }
 
+/// A graph's fields are public: what doesn't fit must not reach the kernels, which don't check.
+#[test]
+fn graphs_that_no_builder_made_are_refused() {
+    let Some(context) = context("graphs_that_no_builder_made_are_refused") else { return };
+    let damages: [fn(&mut One); 7] = [
+        |one| one.weights[0].shape = [3, 1, 1, 1],
+        |one| one.weights[0].role = Vector,
+        |one| one.nodes[0].weights = [None; 2],
+        |one| one.nodes[0].weights[0] = Some(WeightId(1)),
+        |one| one.nodes[0].inputs[1] = one.nodes[0].inputs[0],
+        |one| one.tensors[1].shape = Shape::new(2, 2, 1),
+        |one| one.nodes[0].output = TensorId(7),
+    ];
+    for (i, damage) in damages.into_iter().enumerate() {
+        let mut one = linear();
+        damage(&mut one);
+        let values = [WeightData::F32(&[1.0; 6][..one.weights[0].len() as usize])];
+        let result = Network::new(&context, &one.graph(), &values, Options::default());
+        assert!(matches!(result, Err(GpuError::Node(0))), "{i}: {result:?}");
+    }
+}
+
 #[test]
 fn wrong_inputs_are_refused() {
     let Some(context) = context("wrong_inputs_are_refused") else { return };
@@ -38,7 +60,7 @@ fn wrong_inputs_are_refused() {
     assert!(matches!(network.set_input(input, 1, &[0.0; 8]), Err(GpuError::Input(_))));
     assert!(matches!(network.set_input(graph.output, 0, &[0.0; 12]), Err(GpuError::Input(_))));
     assert!(matches!(network.tensor(graph.output, 1), Err(GpuError::Input(_))));
-    assert!(matches!(network.prepare(0), Err(GpuError::Limit(..))));
+    assert!(matches!(network.prepare(0), Err(GpuError::Input(_))));
     assert!(matches!(network.prepare(9), Err(GpuError::Limit(..))));
     assert!(matches!(network.run_nodes(0..2), Err(GpuError::Node(2))));
     assert!(network.output(1).is_none());
