@@ -5,6 +5,7 @@ use core::fmt;
 
 use crate::config::{Config, Variance};
 use crate::denoise::{Cond, Denoise};
+use crate::guidance::Guidance;
 use crate::noise::{Noise, NoiseError};
 use crate::sampler::{Evaluate, Failed, Halt, Model, Sampler, Step};
 use crate::schedule::Schedule;
@@ -126,6 +127,7 @@ pub struct Chain<'a> {
     log_var: &'a mut [f32],
     scratch: &'a mut [f32],
     history: &'a mut [f32],
+    momentum: &'a mut [f32],
     /// Steps that are done.
     index: usize,
     /// Draws that were made.
@@ -134,7 +136,7 @@ pub struct Chain<'a> {
 }
 
 /// Lengths of the pieces of a chain's memory, in their order.
-fn layout(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<[usize; 6], ChainError> {
+fn layout(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<[usize; 7], ChainError> {
     let (conds, k) = (batch.conds.len(), config.guidance.conditions());
     let images = conds / k;
     if images == 0 || batch.len == 0 {
@@ -152,7 +154,9 @@ fn layout(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<[usiz
     let values = times(images, batch.len)?;
     let log_var = if learned { values } else { 0 };
     let scratch = config.clip.scratch(batch.len);
-    Ok([values, values, times(conds, batch.out_len)?, log_var, scratch, times(sampler.history, values)?])
+    let history = times(sampler.history, values)?;
+    let momentum = config.guidance.memory() * values;
+    Ok([values, values, times(conds, batch.out_len)?, log_var, scratch, history, momentum])
 }
 
 impl<'a> Chain<'a> {
@@ -174,16 +178,32 @@ impl<'a> Chain<'a> {
         if given < needed {
             return Err(ChainError::Memory { needed, given });
         }
-        let [x, x0, out, log_var, scratch, history] = layout(config, sampler, &batch)?;
+        let [x, x0, out, log_var, scratch, history, momentum] = layout(config, sampler, &batch)?;
         let (x, rest) = memory.split_at_mut(x);
         let (x0, rest) = rest.split_at_mut(x0);
         let (out, rest) = rest.split_at_mut(out);
         let (log_var, rest) = rest.split_at_mut(log_var);
         let (scratch, rest) = rest.split_at_mut(scratch);
-        let (history, _) = rest.split_at_mut(history);
+        let (history, rest) = rest.split_at_mut(history);
+        let (momentum, _) = rest.split_at_mut(momentum);
         let config = *config;
         let (index, draws, ready) = (0, 0, false);
-        Ok(Self { config, sampler, schedule, batch, x, x0, out, log_var, scratch, history, index, draws, ready })
+        Ok(Self {
+            config,
+            sampler,
+            schedule,
+            batch,
+            x,
+            x0,
+            out,
+            log_var,
+            scratch,
+            history,
+            momentum,
+            index,
+            draws,
+            ready,
+        })
     }
 
     /// Goes to the start: the images become draw 0 of `noise`, scaled by the schedule.
@@ -191,6 +211,7 @@ impl<'a> Chain<'a> {
         (self.index, self.draws, self.ready) = (0, 1, false);
         self.x0.fill(0.0);
         self.history.fill(0.0);
+        self.momentum.fill(0.0);
         for (i, x) in self.x.chunks_exact_mut(self.batch.len).enumerate() {
             noise.fill(self.batch.first_image.wrapping_add(i as u64), 0, x)?;
         }
@@ -222,6 +243,7 @@ impl<'a> Chain<'a> {
             model: Model {
                 network: &mut network,
                 config: &self.config,
+                step: [self.index, self.schedule.timesteps().len()],
                 conds: self.batch.conds,
                 first_image: self.batch.first_image,
                 len: self.batch.len,
@@ -230,6 +252,7 @@ impl<'a> Chain<'a> {
                 x0: self.x0,
                 log_var: self.log_var,
                 scratch: self.scratch,
+                momentum: self.momentum,
             },
             history: self.history,
             config: &self.config,
@@ -248,6 +271,19 @@ impl<'a> Chain<'a> {
         self.ready = true;
         self.index += 1;
         Ok(Some(Progress { step: self.index, steps: self.schedule.timesteps().len(), timestep }))
+    }
+
+    /// Takes other guidance from the next step on, for schedules of a program's own. It must be valid, ask for as many
+    /// conditions as the chain was set up for and keep as much memory; otherwise nothing changes, and the result is false.
+    #[must_use]
+    pub fn set_guidance(&mut self, guidance: Guidance) -> bool {
+        let own = self.config.guidance;
+        let fits = guidance.conditions() == own.conditions() && guidance.memory() == own.memory();
+        if fits && guidance.is_valid() {
+            self.config.guidance = guidance;
+            return true;
+        }
+        false
     }
 
     /// The images as they are, `[n, len]`: after the last step, the result.

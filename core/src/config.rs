@@ -122,7 +122,7 @@ pub enum ConfigError {
     Clip,
     /// `eta` lies outside 0..=1.
     Eta(f32),
-    /// The guidance scale is no finite number.
+    /// The guidance of this scale has a number that can't be used: one that is not finite, or out of its range.
     Guidance(f32),
 }
 
@@ -171,7 +171,7 @@ impl Config {
             return Err(ConfigError::Eta(self.eta));
         }
         match self.guidance {
-            Guidance::Classifier { scale } if !scale.is_finite() => Err(ConfigError::Guidance(scale)),
+            Guidance::Classifier(guidance) if !self.guidance.is_valid() => Err(ConfigError::Guidance(guidance.scale)),
             _ => Ok(()),
         }
     }
@@ -198,7 +198,7 @@ impl fmt::Display for ConfigError {
             Self::NoNoise { t } => write!(f, "there is no noise at timestep {t}: its alpha-bar is 1"),
             Self::Clip => write!(f, "the clipping range or the thresholding ratio or maximum can't be used"),
             Self::Eta(eta) => write!(f, "eta {eta} is not between 0 and 1"),
-            Self::Guidance(scale) => write!(f, "guidance {scale} is no finite number"),
+            Self::Guidance(scale) => write!(f, "guidance of scale {scale} can't be used as it is given"),
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Clip {
 pub struct Prediction<'a> {
     /// The image, after clipping.
     pub x0: &'a [f32],
-    /// The noise, as it was predicted: clipping doesn't change it.
+    /// The noise, as it was predicted: clipping doesn't change it. (With CFG++, as it was predicted without the condition.)
     pub eps: &'a [f32],
     /// The noise as it was predicted without the condition, where guidance asked for it.
     pub eps_uncond: Option<&'a [f32]>,
@@ -79,6 +79,16 @@ impl PredictionType {
             Self::Epsilon => {}
             Self::Sample => values.for_each(|(out, &x)| *out = (x - signal * *out) / noise),
             Self::Velocity => values.for_each(|(out, &x)| *out = signal * *out + noise * x),
+        }
+    }
+
+    /// The predicted image as `a * x + b * out`: a and b.
+    pub fn image_factors(self, alpha_bar: f32) -> [f32; 2] {
+        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+        match self {
+            Self::Epsilon => [1.0 / signal, -noise / signal],
+            Self::Sample => [0.0, 1.0],
+            Self::Velocity => [signal, -noise],
         }
     }
 }
@@ -169,7 +179,9 @@ mod tests {
             assert!(kind.split(alpha_bar, &x, &mut out, &mut x0));
             kind.noise(alpha_bar, &x, &mut alone);
             assert_eq!(out, alone);
+            let [a, b] = kind.image_factors(alpha_bar);
             for i in 0..3 {
+                assert!((a * x[i] + b * said[i] - image[i]).abs() < 1e-6, "{kind:?} {a} {b}");
                 // A few roundings of values of about 2.
                 assert!((x0[i] - image[i]).abs() < 1e-6 && (out[i] - eps[i]).abs() < 1e-6, "{kind:?} {x0:?} {out:?}");
             }

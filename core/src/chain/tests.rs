@@ -202,7 +202,7 @@ fn a_sampler_of_ones_own_evaluates_twice_and_remembers() {
 #[test]
 fn guidance_asks_once_and_goes_beyond_the_condition() {
     // Clipping is off, so that eps can be read from x0.
-    let guided = Config { guidance: Guidance::Classifier { scale: 3.0 }, clip: Clip::None, steps: 1, ..config() };
+    let guided = Config { guidance: Guidance::from_scale(3.0), clip: Clip::None, steps: 1, ..config() };
     let conds = [Cond::Class(1), Cond::Class(0), Cond::None, Cond::None];
     let mut memory = Memory::new(&guided);
     let mut chain = memory.chain(&guided, &DDIM, batch(0, &conds)).unwrap();
@@ -266,7 +266,7 @@ fn what_does_not_fit_is_refused() {
         memory.values.resize(values, 0.0);
         memory.chain(config, &DDIM, batch).err()
     };
-    let guided = Config { guidance: Guidance::Classifier { scale: 2.0 }, ..config() };
+    let guided = Config { guidance: Guidance::from_scale(2.0), ..config() };
     let learned = Config { variance: Variance::LearnedRange, ..config() };
     assert_eq!(refused(&config(), batch(0, &none), 45), None);
     assert_eq!(refused(&config(), batch(0, &none), 44), Some(ChainError::Memory { needed: 45, given: 44 }));

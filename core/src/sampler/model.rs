@@ -3,7 +3,8 @@
 use super::Halt;
 use crate::config::Config;
 use crate::denoise::Cond;
-use crate::guidance::Guidance;
+use crate::guidance::{Evaluation, Guidance, Moment};
+use crate::math;
 use crate::predict::Prediction;
 
 /// Where an evaluation takes place.
@@ -22,12 +23,19 @@ impl At {
     pub const fn new(timestep: u32, alpha_bar: f32) -> Self {
         Self { time: timestep as f32, alpha_bar, log_var_range: None }
     }
+
+    /// The standard deviation of the noise over the factor of the image.
+    fn sigma(self) -> f32 {
+        math::sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
+    }
 }
 
 /// The network with everything that stands between it and a sampler.
 pub struct Model<'a> {
     pub(crate) network: &'a mut dyn Evaluate,
     pub(crate) config: &'a Config,
+    /// Number of the step, and of how many.
+    pub(crate) step: [usize; 2],
     pub(crate) conds: &'a [Cond],
     pub(crate) first_image: u64,
     pub(crate) len: usize,
@@ -40,6 +48,8 @@ pub struct Model<'a> {
     pub(crate) log_var: &'a mut [f32],
     /// `[len]`, or empty: where magnitudes are ordered.
     pub(crate) scratch: &'a mut [f32],
+    /// `[n, len]`, or empty: what guidance keeps.
+    pub(crate) momentum: &'a mut [f32],
 }
 
 /// A network whose kind of error is known only to the chain.
@@ -55,13 +65,33 @@ impl Model<'_> {
     /// Evaluates the network once on a batch `x`, `[n, len]`, under all conditions.
     pub fn predict(&mut self, x: &[f32], at: At) -> Result<Prediction<'_>, Halt> {
         let Config { prediction, clip, guidance, .. } = *self.config;
-        self.network.predict(x, at.time, self.conds, self.out).map_err(Halt::Model)?;
+        let (values, [step, steps]) = (self.x0.len(), self.step);
+        let guided = match guidance {
+            Guidance::None => None,
+            Guidance::Classifier(guidance) => {
+                guidance.scale_at(Moment { step, steps, sigma: at.sigma() }).map(|scale| (guidance, scale))
+            }
+        };
+        // Without guidance only the wanted conditions count.
+        let count = if guided.is_some() { self.conds.len() } else { values / self.len };
+        let out = &mut self.out[..count * self.out_len];
+        self.network.predict(x, at.time, &self.conds[..count], out).map_err(Halt::Model)?;
         if self.out_len != self.len {
-            self.take_variance(at.log_var_range)?;
+            self.take_variance(at.log_var_range, count)?;
         }
-        let values = self.x0.len();
-        let (wanted, none) = self.out[..guidance.conditions() * values].split_at_mut(values);
-        guidance.combine(wanted, none);
+        let (wanted, others) = self.out[..count * self.len].split_at_mut(values);
+        let (none, negative) = others.split_at_mut(others.len().min(values));
+        if let Some((guidance, scale)) = guided {
+            let image = prediction.image_factors(at.alpha_bar);
+            let images =
+                x.chunks_exact(self.len).zip(wanted.chunks_exact_mut(self.len)).zip(none.chunks_exact(self.len));
+            let mut negative = negative.chunks_exact(self.len);
+            let mut momentum = self.momentum.chunks_exact_mut(self.len);
+            for ((x, wanted), none) in images {
+                let (negative, momentum) = (negative.next().unwrap_or_default(), momentum.next().unwrap_or_default());
+                guidance.combine(scale, step, Evaluation { wanted, none, negative, momentum, x, image });
+            }
+        }
 
         let images =
             x.chunks_exact(self.len).zip(wanted.chunks_exact_mut(self.len)).zip(self.x0.chunks_exact_mut(self.len));
@@ -71,16 +101,20 @@ impl Model<'_> {
             }
             clip.apply(x0, self.scratch);
         }
-        let eps_uncond = (guidance != Guidance::None).then_some({
+        let eps_uncond = guided.map(|_| {
             prediction.noise(at.alpha_bar, x, none);
             &*none
         });
+        let eps = match (guided, eps_uncond) {
+            (Some((guidance, _)), Some(none)) if guidance.unconditional_noise => none,
+            _ => &*wanted,
+        };
         let log_var = at.log_var_range.is_some().then_some(&*self.log_var);
-        Ok(Prediction { x0: self.x0, eps: wanted, eps_uncond, log_var })
+        Ok(Prediction { x0: self.x0, eps, eps_uncond, log_var })
     }
 
-    /// Takes the second half of each image's output, the variance, out of it and closes the gaps.
-    fn take_variance(&mut self, range: Option<[f32; 2]>) -> Result<(), Halt> {
+    /// Takes the second half of each of `count` outputs, the variance, out of it and closes the gaps.
+    fn take_variance(&mut self, range: Option<[f32; 2]>, count: usize) -> Result<(), Halt> {
         if let Some([least, largest]) = range {
             let images = self.out.chunks_exact(self.out_len).zip(self.log_var.chunks_exact_mut(self.len));
             for (i, (out, log_var)) in images.enumerate() {
@@ -93,7 +127,8 @@ impl Model<'_> {
                 }
             }
         }
-        for (i, start) in (0..self.out.len()).step_by(self.out_len).enumerate() {
+        for i in 0..count {
+            let start = i * self.out_len;
             self.out.copy_within(start..start + self.len, i * self.len);
         }
         Ok(())
