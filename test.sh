@@ -24,9 +24,9 @@ has_manifest() {
 }
 
 missing=()
-has_library() { (PATH="$PATH:/sbin:/usr/sbin"; ldconfig -p 2>/dev/null) | grep -q "$1"; }
+libraries=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null || true)
 if [ "$(uname -s)" = Linux ]; then
-    has_library libvulkan.so.1 || missing+=(libvulkan1)
+    [[ $libraries == *libvulkan.so.1* ]] || missing+=(libvulkan1)
     [ -n "${VK_ICD_FILENAMES:-}${VK_DRIVER_FILES:-}" ] || has_manifest icd.d '*.json' || missing+=(mesa-vulkan-drivers)
     [ -n "${VK_LAYER_PATH:-}" ] || has_manifest explicit_layer.d 'VkLayer_khronos_validation*.json' ||
         missing+=(vulkan-validationlayers)
