@@ -88,9 +88,9 @@ class Ops:
         self.cases.append(case)
 
     def conv2d(self, h, w, in_c, out_c, kernel=(1, 1), stride=1, pad=(0, 0, 0, 0), upsample=1, scale=1.0, act="none",
-               channel=False, residual=False, bias=True):
+               channel=False, residual=False, bias=True, std=1.0):
         g = self.gen
-        x = rand(g, 1, in_c, h, w)
+        x = rand(g, 1, in_c, h, w, std=std)
         weight = rand(g, out_c, in_c, *kernel, std=(in_c * kernel[0] * kernel[1]) ** -0.5)
         b = rand(g, out_c) if bias else None
         c = rand(g, out_c) if channel else None
@@ -231,6 +231,10 @@ def make_ops(to):
     ops.affine(5, 6, 3, 2.0, -1.0)
     ops.affine(1, 127, 5, 1.0, 0.0, divisor=7.0)
     ops.affine(3, 7, 6, -0.5, 0.25, divisor=-3.0)
+    # Where activations saturate and e^x overflows; a group without any deviation.
+    for act in ("silu", "mish", "gelu", "relu"):
+        ops.conv2d(5, 4, 3, 4, act=act, std=100.0)
+    ops.group_norm(4, 3, 6, 2, mean=3.0, std=0.0, act="silu")
     save_file(ops.tensors, to / "ops.safetensors", {"cases": json.dumps(ops.cases)})
     print(f"ops: {len(ops.cases)} cases")
 
