@@ -48,6 +48,13 @@ pub enum ChainError {
     },
     /// The network returns neither `len` nor `2 * len` values an image, or no variance where one is to be learned.
     OutLen(usize),
+    /// The schedule was not made for this sampler ([`Schedule::for_sampler`]): it has another number of noise levels.
+    Levels {
+        /// What the sampler needs.
+        needed: usize,
+        /// What the schedule has.
+        given: usize,
+    },
     /// The memory that was lent is too small.
     Memory {
         /// Values that are needed.
@@ -178,6 +185,10 @@ impl<'a> Chain<'a> {
         if given < needed {
             return Err(ChainError::Memory { needed, given });
         }
+        let (needed, given) = (sampler.levels(schedule.timesteps().len()), schedule.levels().len());
+        if needed > given {
+            return Err(ChainError::Levels { needed, given });
+        }
         let [x, x0, out, log_var, scratch, history, momentum] = layout(config, sampler, &batch)?;
         let (x, rest) = memory.split_at_mut(x);
         let (x0, rest) = rest.split_at_mut(x0);
@@ -270,6 +281,10 @@ impl<'a> Chain<'a> {
         }
         self.ready = true;
         self.index += 1;
+        let scale = self.schedule.end_scale();
+        if scale != 1.0 && self.index == self.schedule.timesteps().len() {
+            self.x.iter_mut().for_each(|x| *x *= scale);
+        }
         Ok(Some(Progress { step: self.index, steps: self.schedule.timesteps().len(), timestep }))
     }
 
@@ -324,6 +339,9 @@ impl fmt::Display for ChainError {
             Self::Conditions { given, per_image } => write!(f, "{given} conditions, but each image needs {per_image}"),
             Self::OutLen(len) => {
                 write!(f, "the network's output of {len} values an image doesn't fit the configuration")
+            }
+            Self::Levels { needed, given } => {
+                write!(f, "the sampler needs {needed} noise levels, the schedule has {given}")
             }
             Self::Memory { needed, given } => write!(f, "{needed} values of memory are needed, {given} were lent"),
             Self::TooLarge => write!(f, "more values than can be counted"),

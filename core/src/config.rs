@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::guidance::Guidance;
 use crate::predict::{Clip, PredictionType};
-use crate::schedule::{BetaSchedule, Spacing};
+use crate::schedule::{BetaSchedule, Sigmas, Spacing};
 
 /// The settings of a run. `Default` is what diffusers' `DDIMScheduler` has, with 50 steps.
 ///
@@ -45,6 +45,13 @@ pub struct Config {
     pub parity: Parity,
     /// How conditional and unconditional predictions are combined.
     pub guidance: Guidance,
+    /// Which noise levels a sampler over levels visits.
+    pub sigmas: Sigmas,
+    /// Whether multistep solvers lower their order towards the end of a run (`lower_order_final`; DPM-Solver's only in runs of
+    /// fewer than 15 steps).
+    pub lower_order_final: bool,
+    /// Whether the last step is of order 1 in any case (`euler_at_final`).
+    pub euler_at_final: bool,
 }
 
 /// Which variance a DDPM step adds. Ho et al. 2020, section 3.2; Nichol and Dhariwal 2021, equation 15.
@@ -120,6 +127,18 @@ pub enum ConfigError {
     },
     /// The clipping range, the thresholding ratio (0..=1) or its maximum (at least 1) can't be used.
     Clip,
+    /// A noise level, or a timestep of the caller's, can't be used: no number, not below the one before, or the network has no
+    /// such level.
+    Level {
+        /// Its place in the table.
+        step: usize,
+    },
+    /// The sampler is for networks over alpha-bar, and this one predicts otherwise.
+    Prediction,
+    /// This sigma table is made from timesteps, and the network has none.
+    Table,
+    /// A flow network's shift is not above 0.
+    Shift(f64),
     /// `eta` lies outside 0..=1.
     Eta(f32),
     /// The guidance of this scale has a number that can't be used: one that is not finite, or out of its range.
@@ -144,6 +163,9 @@ impl Default for Config {
             set_alpha_to_one: true,
             parity: Parity::Diffusers,
             guidance: Guidance::None,
+            sigmas: Sigmas::default(),
+            lower_order_final: true,
+            euler_at_final: false,
         }
     }
 }
@@ -197,6 +219,10 @@ impl fmt::Display for ConfigError {
             }
             Self::NoNoise { t } => write!(f, "there is no noise at timestep {t}: its alpha-bar is 1"),
             Self::Clip => write!(f, "the clipping range or the thresholding ratio or maximum can't be used"),
+            Self::Level { step } => write!(f, "level {step} of the run can't be used; levels must fall"),
+            Self::Prediction => write!(f, "this sampler is not for networks of this prediction type"),
+            Self::Table => write!(f, "this sigma table needs timesteps, which the network doesn't have"),
+            Self::Shift(shift) => write!(f, "shift {shift} is not above 0"),
             Self::Eta(eta) => write!(f, "eta {eta} is not between 0 and 1"),
             Self::Guidance(scale) => write!(f, "guidance of scale {scale} can't be used as it is given"),
         }

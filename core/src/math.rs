@@ -93,6 +93,36 @@ pub mod wide {
         libm::log1p(x)
     }
 
+    /// `e^x - 1`, accurate near zero.
+    #[inline]
+    pub fn exp_m1(x: f64) -> f64 {
+        libm::expm1(x)
+    }
+
+    /// `x` to the power of `y`.
+    #[inline]
+    pub fn pow(x: f64, y: f64) -> f64 {
+        libm::pow(x, y)
+    }
+
+    /// Tangent of `x` radians.
+    #[inline]
+    pub fn tan(x: f64) -> f64 {
+        libm::tan(x)
+    }
+
+    /// The angle in radians whose tangent is `x`.
+    #[inline]
+    pub fn atan(x: f64) -> f64 {
+        libm::atan(x)
+    }
+
+    /// Natural logarithm of the gamma function's magnitude.
+    #[inline]
+    pub fn ln_gamma(x: f64) -> f64 {
+        libm::lgamma(x)
+    }
+
     /// The nearest whole number, halves to the even one: what NumPy's `round` does.
     #[inline]
     pub fn round_ties_even(x: f64) -> f64 {

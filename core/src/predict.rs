@@ -1,9 +1,7 @@
 //! From what a network was trained to predict to the image and the noise that samplers work with.
 
-use crate::math;
-
 /// What a network was trained to predict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum PredictionType {
     /// The noise in x_t. Ho et al. 2020.
     #[default]
@@ -12,6 +10,14 @@ pub enum PredictionType {
     Sample,
     /// The velocity `sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_0`. Salimans and Ho 2022, section 4.
     Velocity,
+    /// The flow `noise - x_0` of a network whose x is `(1 - s) * x_0 + s * noise`. Lipman et al. 2023; Liu et al. 2023.
+    Flow,
+    /// The raw network F of Karras et al. 2022, table 1, whose input is scaled by c_in: `x_0 = c_skip * x / c_in + c_out * F`
+    /// and its time is `ln(sigma) / 4`.
+    Edm {
+        /// The data's standard deviation.
+        sigma_data: f32,
+    },
 }
 
 /// How a predicted image is kept in range.
@@ -46,12 +52,19 @@ pub struct Prediction<'a> {
 }
 
 impl PredictionType {
+    /// Whether the network was trained on the timesteps of a chain, so that its levels follow alpha-bar.
+    pub const fn is_over_alpha_bar(self) -> bool {
+        matches!(self, Self::Epsilon | Self::Sample | Self::Velocity)
+    }
+
     /// Turns what the network said about one image `x` into the noise (`out`, in place) and the unclipped image (`x0`).
+    ///
+    /// `x = signal * x0 + noise * eps` as in [`crate::schedule::Level`]: signal is `sqrt(alpha_bar)` and noise
+    /// `sqrt(1 - alpha_bar)` for a network over alpha-bar.
     ///
     /// False when a value of `x0` is not finite. If one of `out` isn't, neither is that of `x0`.
     #[must_use]
-    pub fn split(self, alpha_bar: f32, x: &[f32], out: &mut [f32], x0: &mut [f32]) -> bool {
-        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+    pub fn split(self, [signal, noise]: [f32; 2], x: &[f32], out: &mut [f32], x0: &mut [f32]) -> bool {
         let values = x.iter().zip(out).zip(x0);
         match self {
             Self::Epsilon => finite(values.map(|((&x, out), x0)| {
@@ -68,27 +81,44 @@ impl PredictionType {
                 *out = signal * *out + noise * x;
                 *x0
             })),
+            Self::Flow => finite(values.map(|((&x, out), x0)| {
+                *x0 = x - noise * *out;
+                *out = x + signal * *out;
+                *x0
+            })),
+            Self::Edm { sigma_data } => {
+                let keep = sigma_data * sigma_data * signal;
+                finite(values.map(|((&x, out), x0)| {
+                    *x0 = keep * x + sigma_data * noise * *out;
+                    *out = noise * x - sigma_data * signal * *out;
+                    *x0
+                }))
+            }
         }
     }
 
     /// The same for the noise alone.
-    pub fn noise(self, alpha_bar: f32, x: &[f32], out: &mut [f32]) {
-        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+    pub fn noise(self, [signal, noise]: [f32; 2], x: &[f32], out: &mut [f32]) {
         let values = out.iter_mut().zip(x);
         match self {
             Self::Epsilon => {}
             Self::Sample => values.for_each(|(out, &x)| *out = (x - signal * *out) / noise),
             Self::Velocity => values.for_each(|(out, &x)| *out = signal * *out + noise * x),
+            Self::Flow => values.for_each(|(out, &x)| *out = x + signal * *out),
+            Self::Edm { sigma_data } => {
+                values.for_each(|(out, &x)| *out = noise * x - sigma_data * signal * *out);
+            }
         }
     }
 
     /// The predicted image as `a * x + b * out`: a and b.
-    pub fn image_factors(self, alpha_bar: f32) -> [f32; 2] {
-        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+    pub fn image_factors(self, [signal, noise]: [f32; 2]) -> [f32; 2] {
         match self {
             Self::Epsilon => [1.0 / signal, -noise / signal],
             Self::Sample => [0.0, 1.0],
             Self::Velocity => [signal, -noise],
+            Self::Flow => [1.0, -noise],
+            Self::Edm { sigma_data } => [sigma_data * sigma_data * signal, sigma_data * noise],
         }
     }
 }
@@ -162,24 +192,51 @@ fn quantile(values: &mut [f32], ratio: f32) -> f32 {
 mod tests {
     use super::*;
 
-    const ALL: [PredictionType; 3] = [PredictionType::Epsilon, PredictionType::Sample, PredictionType::Velocity];
+    const ALL: [PredictionType; 5] = [
+        PredictionType::Epsilon,
+        PredictionType::Sample,
+        PredictionType::Velocity,
+        PredictionType::Flow,
+        PredictionType::Edm { sigma_data: 0.5 },
+    ];
+
+    /// A level of each family: signal and noise.
+    fn level(kind: PredictionType) -> [f32; 2] {
+        match kind {
+            PredictionType::Flow => [0.25, 0.75],
+            // sigma 1.2.
+            PredictionType::Edm { sigma_data } => {
+                let scale = 1.0 / (1.44 + sigma_data * sigma_data).sqrt();
+                [scale, 1.2 * scale]
+            }
+            _ => [0.6, 0.8],
+        }
+    }
 
     #[test]
     fn each_prediction_gives_back_image_and_noise() {
-        let (alpha_bar, image, eps) = (0.36_f32, [0.5, -0.25, 1.5], [1.0, -2.0, 0.125_f32]);
-        let (signal, noise) = (0.6, 0.8);
-        let x: [f32; 3] = core::array::from_fn(|i| signal * image[i] + noise * eps[i]);
+        let (image, eps) = ([0.5, -0.25, 1.5], [1.0, -2.0, 0.125_f32]);
         for kind in ALL {
+            let [signal, noise] = level(kind);
+            let x: [f32; 3] = core::array::from_fn(|i| signal * image[i] + noise * eps[i]);
             let said: [f32; 3] = match kind {
                 PredictionType::Epsilon => eps,
                 PredictionType::Sample => image,
                 PredictionType::Velocity => core::array::from_fn(|i| signal * eps[i] - noise * image[i]),
+                PredictionType::Flow => core::array::from_fn(|i| eps[i] - image[i]),
+                // c_skip and c_out in the words of the paper, of x = (image + sigma * noise).
+                PredictionType::Edm { sigma_data } => core::array::from_fn(|i| {
+                    let (sigma, data) = (1.2, sigma_data);
+                    let sum = sigma * sigma + data * data;
+                    let (skip, out) = (data * data / sum, sigma * data / sum.sqrt());
+                    (image[i] - skip * (image[i] + sigma * eps[i])) / out
+                }),
             };
             let (mut out, mut alone, mut x0) = (said, said, [0.0; 3]);
-            assert!(kind.split(alpha_bar, &x, &mut out, &mut x0));
-            kind.noise(alpha_bar, &x, &mut alone);
+            assert!(kind.split([signal, noise], &x, &mut out, &mut x0));
+            kind.noise([signal, noise], &x, &mut alone);
             assert_eq!(out, alone);
-            let [a, b] = kind.image_factors(alpha_bar);
+            let [a, b] = kind.image_factors([signal, noise]);
             for i in 0..3 {
                 assert!((a * x[i] + b * said[i] - image[i]).abs() < 1e-6, "{kind:?} {a} {b}");
                 // A few roundings of values of about 2.
@@ -193,12 +250,12 @@ mod tests {
         for kind in ALL {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut out = [0.0, bad, 0.0];
-                assert!(!kind.split(0.5, &[0.1; 3], &mut out, &mut [0.0; 3]), "{kind:?} {bad}");
+                assert!(!kind.split(level(kind), &[0.1; 3], &mut out, &mut [0.0; 3]), "{kind:?} {bad}");
             }
-            assert!(kind.split(0.5, &[0.1; 3], &mut [f32::MIN_POSITIVE, -1.0, 1e6], &mut [0.0; 3]));
+            assert!(kind.split(level(kind), &[0.1; 3], &mut [f32::MIN_POSITIVE, -1.0, 1e6], &mut [0.0; 3]));
         }
         // All of the signal gone: the image can't be told from the noise.
-        assert!(!PredictionType::Epsilon.split(0.0, &[0.1], &mut [0.2], &mut [0.0]));
+        assert!(!PredictionType::Epsilon.split([0.0, 1.0], &[0.1], &mut [0.2], &mut [0.0]));
     }
 
     #[test]

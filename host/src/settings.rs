@@ -3,7 +3,7 @@
 use unfog_core::config::{Config, ConfigError, Parity};
 use unfog_core::guidance::Guidance;
 use unfog_core::sampler::{self, Sampler};
-use unfog_core::schedule::Schedule;
+use unfog_core::schedule::{Level, Schedule};
 
 use crate::backend::by_name;
 use crate::error::{Error, Result};
@@ -108,9 +108,11 @@ impl Settings {
         self.config.validate().map_err(refused)?;
         let mut betas = self.betas.clone();
         betas.resize(self.config.train_steps, 0.0);
-        let mut timesteps = vec![0; self.config.steps];
-        Schedule::new(&self.config, &mut betas.clone(), &mut timesteps).map_err(refused)?;
-        Ok(Tables { config: self.config, betas, timesteps })
+        let timesteps = vec![0; self.config.steps];
+        let levels = vec![Level::default(); self.sampler.levels(self.config.steps)];
+        let tables = Tables { config: self.config, sampler: self.sampler, betas, timesteps, levels };
+        tables.clone().fill().map_err(refused)?;
+        Ok(tables)
     }
 }
 
@@ -128,8 +130,10 @@ fn hint(e: ConfigError) -> String {
 #[derive(Clone, Debug)]
 pub struct Tables {
     config: Config,
+    sampler: &'static Sampler,
     betas: Vec<f32>,
     timesteps: Vec<u32>,
+    levels: Vec<Level>,
 }
 
 impl Tables {
@@ -138,6 +142,11 @@ impl Tables {
     /// # Errors
     /// None that [`Settings::tables`] has not found before.
     pub fn schedule(&mut self) -> Result<Schedule<'_>> {
-        Schedule::new(&self.config, &mut self.betas, &mut self.timesteps).map_err(|e| Error::usage(e.to_string()))
+        self.fill().map_err(|e| Error::usage(e.to_string()))
+    }
+
+    fn fill(&mut self) -> std::result::Result<Schedule<'_>, ConfigError> {
+        let Self { config, sampler, betas, timesteps, levels } = self;
+        Schedule::for_sampler(config, sampler, betas, timesteps, levels)
     }
 }

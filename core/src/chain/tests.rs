@@ -6,6 +6,7 @@ use crate::guidance::Guidance;
 use crate::noise::{Given, Philox};
 use crate::predict::Clip;
 use crate::sampler::{self, At, DDIM, DDPM};
+use crate::schedule::Grid;
 
 const LEN: usize = 5;
 
@@ -166,7 +167,8 @@ fn a_sampler_that_ignores_a_failure_does_not_hide_it() {
         let _ = s.model.predict(s.x, At::new(0, 0.5));
         Ok(())
     }
-    let sampler = Sampler { name: "", source: "", order: 0, evaluations: 1, history: 0, step: careless };
+    let sampler =
+        Sampler { name: "", source: "", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: careless };
     let mut memory = Memory::new(&config());
     let mut chain = memory.chain(&config(), &sampler, batch(0, &[Cond::None])).unwrap();
     let (mut network, mut noise) = (Network { fails: Some(1), ..Network::default() }, Philox::new(1));
@@ -189,7 +191,7 @@ fn a_sampler_of_ones_own_evaluates_twice_and_remembers() {
         assert_eq!(second.eps, kept);
         Ok(())
     }
-    let sampler = Sampler { name: "", source: "", order: 0, evaluations: 2, history: 2, step: heun };
+    let sampler = Sampler { name: "", source: "", order: 0, evaluations: 2, history: 2, grid: Grid::Chain, step: heun };
     let mut memory = Memory::new(&config());
     let conds = [Cond::None; 2];
     let mut chain = memory.chain(&config(), &sampler, batch(0, &conds)).unwrap();

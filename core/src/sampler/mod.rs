@@ -4,7 +4,7 @@
 //! fixed number of image-sized values from step to step. A user's own is a [`Sampler`] like these:
 //!
 //! ```
-//! use unfog_core::sampler::{At, Halt, Sampler, Step};
+//! use unfog_core::{sampler::{At, Halt, Sampler, Step}, schedule::Grid};
 //! /// Jumps to the predicted image at every step.
 //! fn jump(s: &mut Step<'_>) -> Result<(), Halt> {
 //!     let t = s.timestep();
@@ -12,23 +12,35 @@
 //!     s.x.copy_from_slice(p.x0);
 //!     Ok(())
 //! }
-//! let sampler = Sampler { name: "jump", source: "this example", order: 0, evaluations: 1, history: 0, step: jump };
+//! let sampler = Sampler { name: "jump", source: "this example", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: jump };
 //! # let _ = sampler;
 //! ```
 
 mod ddim;
 mod ddpm;
+mod dpm_multistep;
+mod euler;
+mod euler_ancestral;
+mod heun;
+mod lms;
+mod mix;
 mod model;
 #[cfg(test)]
+mod order_tests;
+mod plms;
+#[cfg(test)]
 mod tests;
+mod unipc;
 
+pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};
 pub use model::{At, Model};
 pub(crate) use model::{Evaluate, Failed};
 
 use crate::config::Config;
-use crate::math;
+use crate::math::{self, wide};
 use crate::noise::{Noise, NoiseError};
-use crate::schedule::Schedule;
+use crate::predict::PredictionType;
+use crate::schedule::{Grid, Level, Schedule};
 
 /// What there is to know about a sampler.
 #[derive(Clone, Copy, Debug)]
@@ -43,19 +55,86 @@ pub struct Sampler {
     pub evaluations: u8,
     /// Batches of values that it keeps from step to step.
     pub history: usize,
+    /// Which points of time it visits: timesteps, or noise levels.
+    pub grid: Grid,
     /// One step.
     pub step: fn(&mut Step<'_>) -> Result<(), Halt>,
 }
 
 /// Ancestral sampling of the reverse chain.
 #[rustfmt::skip]
-pub const DDPM: Sampler = Sampler { name: "ddpm", source: "Ho et al. 2020, algorithm 2", order: 0, evaluations: 1, history: 0, step: ddpm::step };
+pub const DDPM: Sampler = Sampler { name: "ddpm", source: "Ho et al. 2020, algorithm 2", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: ddpm::step };
 /// The implicit chain, from deterministic (`eta` 0) to ancestral (`eta` 1).
 #[rustfmt::skip]
-pub const DDIM: Sampler = Sampler { name: "ddim", source: "Song et al. 2021a, equation 12", order: 1, evaluations: 1, history: 0, step: ddim::step };
+pub const DDIM: Sampler = Sampler { name: "ddim", source: "Song et al. 2021a, equation 12", order: 1, evaluations: 1, history: 0, grid: Grid::Chain, step: ddim::step };
+/// Euler's method.
+#[rustfmt::skip]
+pub const EULER: Sampler = Sampler { name: "euler", source: "Karras et al. 2022, algorithm 2", order: 1, evaluations: 1, history: 0, grid: Grid::Euler, step: euler::step };
+/// Euler's method with ancestral noise.
+#[rustfmt::skip]
+pub const EULER_ANCESTRAL: Sampler = Sampler { name: "euler-a", source: "k-diffusion, sample_euler_ancestral", order: 0, evaluations: 1, history: 0, grid: Grid::Euler, step: euler_ancestral::step };
+/// Heun's method.
+#[rustfmt::skip]
+pub const HEUN: Sampler = Sampler { name: "heun", source: "Karras et al. 2022, algorithm 1", order: 2, evaluations: 2, history: 2, grid: Grid::Euler, step: heun::step };
+/// DPM-Solver++ of order 2, multistep, midpoint.
+#[rustfmt::skip]
+pub const DPMPP_2M: Sampler = Sampler { name: "dpmpp-2m", source: "Lu et al. 2022b, algorithm 2", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second };
+/// The same in Heun's form.
+#[rustfmt::skip]
+pub const DPMPP_2M_HEUN: Sampler = Sampler { name: "dpmpp-2m-heun", source: "Lu et al. 2022b, appendix A", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_heun };
+/// DPM-Solver++ of order 3, multistep.
+#[rustfmt::skip]
+pub const DPMPP_3M: Sampler = Sampler { name: "dpmpp-3m", source: "Lu et al. 2022b, appendix A", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third };
+/// SDE-DPM-Solver++ of order 2, multistep, midpoint.
+#[rustfmt::skip]
+pub const DPMPP_2M_SDE: Sampler = Sampler { name: "dpmpp-2m-sde", source: "Lu et al. 2022b, section 4", order: 0, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_sde };
+/// The same in Heun's form.
+#[rustfmt::skip]
+pub const DPMPP_2M_SDE_HEUN: Sampler = Sampler { name: "dpmpp-2m-sde-heun", source: "Lu et al. 2022b, section 4", order: 0, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_sde_heun };
+/// UniPC with a predictor of order 2; the corrector makes it 3.
+#[rustfmt::skip]
+pub const UNIPC: Sampler = Sampler { name: "unipc", source: "Zhao et al. 2023, bh2", order: 3, evaluations: 1, history: 3, grid: Grid::Solver, step: unipc::second };
+/// The same with B(h) = h.
+#[rustfmt::skip]
+pub const UNIPC_BH1: Sampler = Sampler { name: "unipc-bh1", source: "Zhao et al. 2023, bh1", order: 3, evaluations: 1, history: 3, grid: Grid::Solver, step: unipc::second_bh1 };
+/// UniPC with a predictor of order 3; the corrector makes it 4.
+#[rustfmt::skip]
+pub const UNIPC_3: Sampler = Sampler { name: "unipc-3", source: "Zhao et al. 2023, bh2", order: 4, evaluations: 1, history: 4, grid: Grid::Solver, step: unipc::third };
+/// PNDM's linear multistep method.
+#[rustfmt::skip]
+pub const PLMS: Sampler = Sampler { name: "plms", source: "Liu et al. 2022, equation 12", order: 4, evaluations: 1, history: 5, grid: Grid::Chain, step: plms::step };
+/// Linear multistep over sigma.
+#[rustfmt::skip]
+pub const LMS: Sampler = Sampler { name: "lms", source: "k-diffusion, sample_lms", order: 4, evaluations: 1, history: 4, grid: Grid::Euler, step: lms::step };
+
+impl Sampler {
+    /// Noise levels that a run of `steps` steps needs memory for: one for each step and the end, or none.
+    pub const fn levels(&self, steps: usize) -> usize {
+        match self.grid {
+            Grid::Chain => 0,
+            Grid::Euler | Grid::Solver => steps.saturating_add(1),
+        }
+    }
+}
 
 /// Every sampler. Firmware that names one directly links only that one.
-pub static REGISTRY: [&Sampler; 2] = [&DDPM, &DDIM];
+pub static REGISTRY: [&Sampler; 15] = [
+    &DDPM,
+    &DDIM,
+    &EULER,
+    &EULER_ANCESTRAL,
+    &HEUN,
+    &DPMPP_2M,
+    &DPMPP_2M_HEUN,
+    &DPMPP_3M,
+    &DPMPP_2M_SDE,
+    &DPMPP_2M_SDE_HEUN,
+    &UNIPC,
+    &UNIPC_BH1,
+    &UNIPC_3,
+    &PLMS,
+    &LMS,
+];
 
 /// The sampler of this name.
 ///
@@ -107,6 +186,49 @@ impl Step<'_> {
     /// Alpha-bar of a timestep; no number past the table.
     pub fn alpha_bar(&self, timestep: u32) -> f32 {
         self.schedule.alpha_bar().get(timestep as usize).copied().unwrap_or(f32::NAN)
+    }
+
+    /// The noise level that step `step` starts from; of step n, the end of the run. Past the table, the image.
+    pub fn level(&self, step: usize) -> Level {
+        self.schedule.levels().get(step).copied().unwrap_or(Level::IMAGE)
+    }
+
+    /// The noise levels that this step starts from and leads to.
+    pub fn levels(&self) -> (Level, Level) {
+        (self.level(self.index), self.level(self.index + 1))
+    }
+
+    /// A level in the units in which the ODE is solved: (scale, sigma) with `x / scale = x0 + sigma * d`, `d` the derivative
+    /// of x / scale by sigma. Sigma is noise over signal as in Karras et al. 2022, scale the signal; for flow networks sigma is
+    /// s and scale 1, so that both are finite from pure noise on.
+    pub fn unit(&self, level: Level) -> (f64, f64) {
+        let scale = match self.config.prediction {
+            PredictionType::Flow => level.signal + level.noise,
+            _ => level.signal,
+        };
+        (scale, level.noise / scale)
+    }
+
+    /// The level of a sigma between those of the table, [`Step::unit`]'s sigma, with its time.
+    pub fn level_at(&self, sigma: f64) -> Level {
+        let (scale, time) = match self.config.prediction {
+            PredictionType::Flow => {
+                return Level {
+                    time: (sigma * self.config.train_steps as f64) as f32,
+                    signal: 1.0 - sigma,
+                    noise: sigma,
+                };
+            }
+            PredictionType::Edm { sigma_data } => (f64::from(sigma_data), 0.25 * wide::ln(sigma)),
+            _ => (1.0, self.schedule.time_of_sigma(sigma)),
+        };
+        let signal = 1.0 / wide::sqrt(sigma * sigma + scale * scale);
+        Level { time: time as f32, signal, noise: sigma * signal }
+    }
+
+    /// Steps of the run.
+    pub fn steps(&self) -> usize {
+        self.schedule.timesteps().len()
     }
 
     /// Adds `scale` times fresh noise to the images. The latest prediction ends here: its memory holds the noise meanwhile.

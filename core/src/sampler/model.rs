@@ -6,27 +6,36 @@ use crate::denoise::Cond;
 use crate::guidance::{Evaluation, Guidance, Moment};
 use crate::math;
 use crate::predict::Prediction;
+use crate::schedule::Level;
 
 /// Where an evaluation takes place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct At {
     /// Model time.
     pub time: f32,
-    /// Alpha-bar at that time.
-    pub alpha_bar: f32,
+    /// Factor of the image in x at that time: `sqrt(alpha_bar)` for a network over alpha-bar.
+    pub signal: f32,
+    /// Standard deviation of the noise in x at that time: `sqrt(1 - alpha_bar)` for a network over alpha-bar.
+    pub noise: f32,
     /// Least and largest logarithm of the variance, for a network that predicts where between them it lies.
     pub log_var_range: Option<[f32; 2]>,
 }
 
 impl At {
     /// A timestep and its alpha-bar.
-    pub const fn new(timestep: u32, alpha_bar: f32) -> Self {
-        Self { time: timestep as f32, alpha_bar, log_var_range: None }
+    pub fn new(timestep: u32, alpha_bar: f32) -> Self {
+        let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
+        Self { time: timestep as f32, signal, noise, log_var_range: None }
+    }
+
+    /// A noise level.
+    pub const fn level(level: Level) -> Self {
+        Self { time: level.time, signal: level.signal as f32, noise: level.noise as f32, log_var_range: None }
     }
 
     /// The standard deviation of the noise over the factor of the image.
     fn sigma(self) -> f32 {
-        math::sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
+        self.noise / self.signal
     }
 }
 
@@ -82,7 +91,7 @@ impl Model<'_> {
         let (wanted, others) = self.out[..count * self.len].split_at_mut(values);
         let (none, negative) = others.split_at_mut(others.len().min(values));
         if let Some((guidance, scale)) = guided {
-            let image = prediction.image_factors(at.alpha_bar);
+            let image = prediction.image_factors([at.signal, at.noise]);
             let images =
                 x.chunks_exact(self.len).zip(wanted.chunks_exact_mut(self.len)).zip(none.chunks_exact(self.len));
             let mut negative = negative.chunks_exact(self.len);
@@ -96,13 +105,13 @@ impl Model<'_> {
         let images =
             x.chunks_exact(self.len).zip(wanted.chunks_exact_mut(self.len)).zip(self.x0.chunks_exact_mut(self.len));
         for (i, ((x, out), x0)) in images.enumerate() {
-            if !prediction.split(at.alpha_bar, x, out, x0) {
+            if !prediction.split([at.signal, at.noise], x, out, x0) {
                 return Err(not_finite(self.first_image, i));
             }
             clip.apply(x0, self.scratch);
         }
         let eps_uncond = guided.map(|_| {
-            prediction.noise(at.alpha_bar, x, none);
+            prediction.noise([at.signal, at.noise], x, none);
             &*none
         });
         let eps = match (guided, eps_uncond) {

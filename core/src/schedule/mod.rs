@@ -1,13 +1,22 @@
 //! The tables of a run: how much signal is left at each timestep, and which timesteps are visited.
 
 mod beta;
+mod beta_ppf;
+mod level;
+mod sigma;
+#[cfg(test)]
+mod sigma_tests;
 mod spacing;
 
 pub use beta::{BetaSchedule, alpha_bar_exact, alpha_bar_from_betas, fill_betas, rescale_zero_terminal_snr};
+pub use level::Level;
+pub use sigma::{AlignYourSteps, End, Grid, Interpolation, Shift, SigmaTable, Sigmas, dynamic_shift};
 pub use spacing::{Spacing, fill_timesteps};
 
 use crate::config::{Config, ConfigError, Parity};
+use crate::math::wide;
 use crate::predict::PredictionType;
+use crate::sampler::Sampler;
 
 /// The tables of a run, in memory that the caller lends.
 ///
@@ -24,31 +33,101 @@ use crate::predict::PredictionType;
 pub struct Schedule<'a> {
     alpha_bar: &'a [f32],
     timesteps: &'a [u32],
+    levels: &'a [Level],
+    init_noise_sigma: f32,
+    end_scale: f32,
 }
 
+/// Alpha-bar that samplers over levels use where none is left: as diffusers, so that sigma is finite (4096).
+const LEAST_ALPHA_BAR: f32 = 1.0 / (1 << 24) as f32;
+
 impl<'a> Schedule<'a> {
-    /// Fills the tables of `config` and checks them.
+    /// Fills the tables of `config` for a sampler over timesteps ([`Grid::Chain`]) and checks them.
     ///
-    /// `alpha_bar`: T values; with [`BetaSchedule::Trained`] it holds the betas on entry. `timesteps`: one for each step.
+    /// `alpha_bar`: T values; with [`BetaSchedule::Trained`] it holds the betas on entry. `timesteps`: one for each step; with
+    /// [`Spacing::Given`] it holds them on entry.
     pub fn new(config: &Config, alpha_bar: &'a mut [f32], timesteps: &'a mut [u32]) -> Result<Self, ConfigError> {
+        Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
+        fill_timesteps(config.spacing, config.train_steps, config.steps_offset, timesteps)?;
+        let schedule = Self { alpha_bar, timesteps, levels: &[], init_noise_sigma: 1.0, end_scale: 1.0 };
+        schedule.check(config.prediction)?;
+        Ok(schedule)
+    }
+
+    /// Fills the tables that `sampler` needs and checks them.
+    ///
+    /// `alpha_bar` and `timesteps` as for [`Schedule::new`]; where the sampler works over levels, `timesteps` end up as their
+    /// rounded times. `levels`: [`Sampler::levels`] of them; with [`SigmaTable::Given`] it holds them on entry.
+    ///
+    /// ```
+    /// use unfog_core::{config::Config, sampler, schedule::{Level, Schedule, SigmaTable, Sigmas}};
+    /// let sigmas = Sigmas { table: SigmaTable::Karras { rho: 7.0 }, ..Sigmas::default() };
+    /// let config = Config { steps: 4, sigmas, ..Config::default() };
+    /// let (mut alpha_bar, mut timesteps, mut levels) = ([0.0; 1000], [0; 4], [Level::default(); 5]);
+    /// let schedule = Schedule::for_sampler(&config, &sampler::EULER, &mut alpha_bar, &mut timesteps, &mut levels)?;
+    /// assert!(schedule.levels().windows(2).all(|pair| pair[0].sigma() > pair[1].sigma()));
+    /// assert_eq!(schedule.levels()[4], Level::IMAGE);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
+    pub fn for_sampler(
+        config: &Config,
+        sampler: &Sampler,
+        alpha_bar: &'a mut [f32],
+        timesteps: &'a mut [u32],
+        levels: &'a mut [Level],
+    ) -> Result<Self, ConfigError> {
+        if sampler.grid == Grid::Chain {
+            return Self::new(config, alpha_bar, timesteps);
+        }
+        let needed = sampler.levels(config.steps);
+        if levels.len() != needed {
+            return Err(ConfigError::Length { needed, given: levels.len() });
+        }
+        Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
+        if let Some(last) = alpha_bar.last_mut().filter(|last| config.zero_terminal_snr || **last <= 0.0) {
+            *last = LEAST_ALPHA_BAR;
+        }
+        sigma::fill_levels(config, sampler.grid, alpha_bar, timesteps, levels)?;
+        let first = levels.first().copied().unwrap_or_default();
+        let init_noise_sigma = match (config.prediction, sampler.grid, config.spacing) {
+            (PredictionType::Flow, _, _) => 1.0,
+            // sqrt(sigma^2 + 1), scaled to what the network takes.
+            (PredictionType::Edm { .. }, _, _) => {
+                wide::sqrt(first.noise * first.noise + first.signal * first.signal) as f32
+            }
+            // The same with sigma in place of sqrt(sigma^2 + 1), as diffusers.
+            (_, Grid::Euler, Spacing::Linspace | Spacing::Trailing) => first.noise as f32,
+            _ => 1.0,
+        };
+        let end = levels.last().copied().unwrap_or(Level::IMAGE);
+        let end_scale = match (config.prediction, sampler.grid) {
+            (PredictionType::Flow, _) => 1.0,
+            (PredictionType::Edm { .. }, _) | (_, Grid::Euler) => 1.0 / end.signal,
+            _ => 1.0,
+        };
+        Ok(Self { alpha_bar, timesteps, levels, init_noise_sigma, end_scale: end_scale as f32 })
+    }
+
+    /// Checks lengths, and fills the table of alpha-bar.
+    fn fill_alpha_bar(config: &Config, alpha_bar: &mut [f32], steps: usize) -> Result<(), ConfigError> {
         config.validate()?;
         let same_length =
             |needed, given| if needed == given { Ok(()) } else { Err(ConfigError::Length { needed, given }) };
         same_length(config.train_steps, alpha_bar.len())?;
-        same_length(config.steps, timesteps.len())?;
+        same_length(config.steps, steps)?;
         fill_betas(config.betas, config.beta_start, config.beta_end, alpha_bar)?;
         if config.zero_terminal_snr {
             rescale_zero_terminal_snr(alpha_bar);
         }
         alpha_bar_from_betas(alpha_bar);
-        fill_timesteps(config.spacing, config.train_steps, config.steps_offset, timesteps)?;
-        let schedule = Self { alpha_bar, timesteps };
-        schedule.check(config.prediction)?;
-        Ok(schedule)
+        Ok(())
     }
 
     /// Every division that a step makes must have a divisor other than 0.
     fn check(&self, prediction: PredictionType) -> Result<(), ConfigError> {
+        if !prediction.is_over_alpha_bar() {
+            return Err(ConfigError::Prediction);
+        }
         // Alpha-bar may vanish at the last timestep alone; `max` takes care of what is no number.
         let vanished = |a: &f32| a.max(0.0) == 0.0;
         if let Some(t) = self.alpha_bar.iter().position(vanished).filter(|t| t + 1 < self.alpha_bar.len()) {
@@ -77,9 +156,26 @@ impl<'a> Schedule<'a> {
         self.timesteps
     }
 
+    /// The noise levels that a run visits, first step first, and where it ends: n + 1, or none for samplers over timesteps.
+    pub const fn levels(&self) -> &'a [Level] {
+        self.levels
+    }
+
     /// Standard deviation of the noise that a run starts from: 1 for samplers over alpha-bar.
     pub const fn init_noise_sigma(&self) -> f32 {
-        1.0
+        self.init_noise_sigma
+    }
+
+    /// Factor of the images after the last step: 1, but where a run in the scaling of Karras et al. (image plus noise) ends
+    /// above sigma 0, what undoes the network's.
+    pub const fn end_scale(&self) -> f32 {
+        self.end_scale
+    }
+
+    /// The time (from 0 to T - 1, not always whole) at which the network's own table has this ratio of noise to signal: its
+    /// logarithm is interpolated linearly, as in diffusers and k-diffusion. What lies outside of the table has its end's.
+    pub fn time_of_sigma(&self, sigma: f64) -> f64 {
+        time_of_sigma(self.alpha_bar, sigma)
     }
 
     /// Where step `step` leads: the timestep that it ends at, or `None` at the end of the chain.
@@ -95,6 +191,23 @@ impl<'a> Schedule<'a> {
             }
         }
     }
+}
+
+/// The time whose interpolated ln sigma is that of `sigma`.
+fn time_of_sigma(alpha_bar: &[f32], sigma: f64) -> f64 {
+    // diffusers' logarithms of the table are f32.
+    let ln = |t: usize| f64::from(wide::ln(sigma::table_sigma(alpha_bar, t)) as f32);
+    let wanted = wide::ln(sigma.max(1e-10));
+    let (mut low, mut high) = (0, alpha_bar.len().saturating_sub(1));
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if ln(middle) <= wanted { low = middle } else { high = middle }
+    }
+    if low == high {
+        return 0.0;
+    }
+    let share = ((ln(low) - wanted) / (ln(low) - ln(high))).clamp(0.0, 1.0);
+    (1.0 - share) * low as f64 + share * high as f64
 }
 
 #[cfg(test)]

@@ -13,6 +13,14 @@ pub enum Spacing {
     Trailing,
     /// Evenly from 0 to T - 1, both included.
     Linspace,
+    /// Those on which consistency models were distilled: `original` of them, ending at T - 1 in strides of T / original
+    /// (whole division), and of these every (original / n)-th from the top. Luo et al. 2023; diffusers' LCM and TCD.
+    Consistency {
+        /// `original_inference_steps`; 50 in Luo et al.
+        original: u32,
+    },
+    /// The caller's, in the memory that is lent for timesteps: falling, below T.
+    Given,
 }
 
 /// Fills `timesteps` (n of them, from 1 to `train_steps`) in the order in which a run visits them: falling.
@@ -43,6 +51,27 @@ pub fn fill_timesteps(
         return Err(ConfigError::TooManySteps { steps, train_steps });
     }
     match spacing {
+        Spacing::Consistency { original } => {
+            let original = original as usize;
+            if original == 0 || original > train_steps || steps > original {
+                return Err(ConfigError::TooManySteps { steps, train_steps: original.min(train_steps) });
+            }
+            let stride = train_steps / original;
+            // NumPy's linspace without its end point: multiples of one rounded stride.
+            let skip = original as f64 / steps as f64;
+            for (i, t) in timesteps.iter_mut().enumerate() {
+                let place = (i as f64 * skip) as usize;
+                *t = ((original - place.min(original - 1)) * stride - 1) as u32;
+            }
+        }
+        Spacing::Given => {
+            let falls = |pair: &[u32]| matches!(pair, [a, b] if a > b);
+            let out_of_place = timesteps.windows(2).position(|pair| !falls(pair)).map(|i| i + 1);
+            let past = timesteps.first().is_some_and(|&t| t as usize >= train_steps).then_some(0);
+            if let Some(step) = past.or(out_of_place) {
+                return Err(ConfigError::Level { step });
+            }
+        }
         Spacing::Leading => {
             let stride = train_steps / steps;
             let first = ((steps - 1) * stride).saturating_add(offset as usize);

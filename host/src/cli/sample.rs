@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Guidance scale towards the class; 1 is off [default: 1, unless the model names another]
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     guidance: Option<f32>,
-    /// Sampler: ddim or ddpm [default: the model's]
+    /// Sampler, such as ddim or dpmpp-2m [default: the model's]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
     /// Beta schedule: linear, scaled_linear or cosine [default: the model's]

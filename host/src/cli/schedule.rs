@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Beta schedule: linear, scaled_linear or cosine
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     schedule: Option<String>,
-    /// Sampler: ddim or ddpm [default: the config's, or ddim]
+    /// Sampler, such as ddim or dpmpp-2m [default: the config's, or ddim]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
     /// Steps

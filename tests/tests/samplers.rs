@@ -1,0 +1,217 @@
+//! Every sampler of the registry against diffusers 0.42.1, on given noise (tests/golden/make_samplers.py).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use unfog_core::chain::{Batch, Chain};
+use unfog_core::config::{Config, Parity, Variance};
+use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::noise::Given;
+use unfog_core::predict::{Clip, PredictionType};
+use unfog_core::sampler::{self, Sampler};
+use unfog_core::schedule::{BetaSchedule, End, Grid, Level, Schedule, Shift, SigmaTable, Spacing};
+use unfog_tests::TestResult;
+use unfog_tests::compare::distance;
+use unfog_tests::golden::Golden;
+
+/// Two images of 2 x 3 values.
+const IMAGES: usize = 2;
+const LEN: usize = 6;
+
+/// The least tolerance: a few hundred roundings of f32.
+const TOLERANCE: f64 = 1e-5;
+
+/// What the golden's network says.
+struct Network {
+    freq: f64,
+}
+
+impl Denoise for Network {
+    type Error = std::convert::Infallible;
+
+    fn out_len(&self) -> usize {
+        LEN
+    }
+
+    fn predict(&mut self, x: &[f32], t: f32, _: &[Cond], out: &mut [f32]) -> Result<(), Self::Error> {
+        let time = (0.3 * (self.freq * f64::from(t)).sin()) as f32;
+        for (x, out) in x.chunks_exact(LEN).zip(out.chunks_exact_mut(LEN)) {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = 0.7 * x[i].tanh() + 0.25 * (0.5 * x[(i + 1) % LEN] + time).tanh() + 0.1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where unfog knowingly differs from diffusers: (sampler, key and value of the configuration or "", steps or 0 for all, why, and
+/// what unfog does).
+const EXCEPTIONS: [(&str, &str, usize, &str); 0] = [];
+
+fn exception(sampler: &str, config: &str, steps: usize) -> Option<&'static str> {
+    let found = EXCEPTIONS
+        .iter()
+        .find(|(name, part, n, _)| *name == sampler && config.contains(part) && (*n == 0 || *n == steps));
+    found.map(|(.., reason)| *reason)
+}
+
+/// diffusers' keys as unfog's settings.
+fn settings(sampler: &Sampler, keys: &Value, steps: usize) -> TestResult<Config> {
+    let mut config = Config { steps, clip: Clip::None, parity: Parity::Diffusers, ..Config::default() };
+    // Classes differ in their defaults.
+    config.set_alpha_to_one = sampler.name != "plms";
+    config.spacing = if sampler.grid == Grid::Chain { Spacing::Leading } else { Spacing::Linspace };
+    for (key, value) in keys.as_object().ok_or("no object")? {
+        let text = value.as_str().unwrap_or_default();
+        let number = value.as_f64().unwrap_or(f64::NAN);
+        let on = value.as_bool().unwrap_or_default();
+        let sigmas = &mut config.sigmas;
+        match key.as_str() {
+            "beta_schedule" => {
+                config.betas = match text {
+                    "linear" => BetaSchedule::Linear,
+                    "scaled_linear" => BetaSchedule::ScaledLinear,
+                    "squaredcos_cap_v2" => BetaSchedule::SquaredCosCapV2,
+                    _ => return Err(format!("{key} {text}").into()),
+                }
+            }
+            "beta_start" => config.beta_start = number,
+            "beta_end" => config.beta_end = number,
+            "rescale_betas_zero_snr" => config.zero_terminal_snr = on,
+            "timestep_spacing" => {
+                config.spacing = match text {
+                    "leading" => Spacing::Leading,
+                    "trailing" => Spacing::Trailing,
+                    "linspace" => Spacing::Linspace,
+                    _ => return Err(format!("{key} {text}").into()),
+                }
+            }
+            "steps_offset" => config.steps_offset = number as u32,
+            "prediction_type" => {
+                config.prediction = match text {
+                    "epsilon" => PredictionType::Epsilon,
+                    "sample" => PredictionType::Sample,
+                    "v_prediction" => PredictionType::Velocity,
+                    "flow_prediction" => PredictionType::Flow,
+                    _ => return Err(format!("{key} {text}").into()),
+                }
+            }
+            "use_karras_sigmas" => sigmas.table = SigmaTable::Karras { rho: 7.0 },
+            "use_exponential_sigmas" => sigmas.table = SigmaTable::Exponential,
+            "use_beta_sigmas" => sigmas.table = SigmaTable::Beta { alpha: 0.6, beta: 0.6 },
+            "use_lu_lambdas" => sigmas.table = SigmaTable::LuLambda,
+            "final_sigmas_type" => sigmas.end = if text == "sigma_min" { End::Min } else { End::Zero },
+            "flow_shift" => sigmas.shift = Shift::Static(number),
+            "lower_order_final" => config.lower_order_final = on,
+            "euler_at_final" => config.euler_at_final = on,
+            "set_alpha_to_one" => config.set_alpha_to_one = on,
+            "thresholding" => config.clip = Clip::Dynamic { ratio: 0.995, max: 1.0 },
+            "sample_max_value" => {}
+            "variance_type" => {
+                config.variance = match text {
+                    "fixed_small" => Variance::FixedSmall,
+                    "fixed_large" => Variance::FixedLarge,
+                    _ => return Err(format!("{key} {text}").into()),
+                }
+            }
+            "eta" => config.eta = number as f32,
+            _ => return Err(format!("the key {key} has no meaning here").into()),
+        }
+    }
+    if let (Clip::Dynamic { ratio, .. }, Some(max)) = (config.clip, keys["sample_max_value"].as_f64()) {
+        config.clip = Clip::Dynamic { ratio, max: max as f32 };
+    }
+    Ok(config)
+}
+
+fn run(sampler: &Sampler, config: &Config, noise: &[f32]) -> TestResult<Vec<f32>> {
+    let mut alpha_bar = vec![0.0; config.train_steps];
+    let (mut timesteps, mut levels) = (vec![0; config.steps], vec![Level::default(); sampler.levels(config.steps)]);
+    let schedule = Schedule::for_sampler(config, sampler, &mut alpha_bar, &mut timesteps, &mut levels)?;
+    let conds = [Cond::None; IMAGES];
+    let batch = Batch { first_image: 0, len: LEN, out_len: LEN, conds: &conds };
+    let mut memory = vec![0.0; Chain::memory(config, sampler, &batch)?];
+    let mut chain = Chain::new(config, sampler, schedule, batch, &mut memory)?;
+    let edm = matches!(config.prediction, PredictionType::Edm { .. });
+    let mut network = Network { freq: if edm { 1.0 } else { 0.004 } };
+    let mut noise = Given::new(noise, 0, IMAGES, LEN);
+    chain.init(&mut noise)?;
+    while chain.step(&mut network, &mut noise)?.is_some() {}
+    Ok(chain.x().to_vec())
+}
+
+#[test]
+fn every_sampler_is_diffusers() -> TestResult {
+    let golden = Golden::read("samplers")?;
+    let noise = &golden.tensor("noise")?.values;
+    let mut rows = golden.tensor("x0")?.values.chunks_exact(IMAGES * LEN);
+    let (mut worst, mut failures): (BTreeMap<&str, (f64, f64, usize)>, _) = (BTreeMap::new(), Vec::new());
+    for case in golden.cases() {
+        let name = case["sampler"].as_str().ok_or("no sampler")?;
+        let sampler = sampler::find(name).ok_or_else(|| format!("the registry has no {name}"))?;
+        let (steps, floors) = (case["steps"].as_array(), case["floor"].as_array());
+        for n in case["nan"].as_array().ok_or("no nan")? {
+            // There unfog ends in numbers; which, theory says (core's own tests).
+            let n = n.as_u64().ok_or("no number of steps")? as usize;
+            let got = run(sampler, &settings(sampler, &case["config"], n)?, noise)?;
+            assert!(got.iter().all(|v| v.is_finite()), "{name} {} n={n}", case["config"]);
+        }
+        for (n, floor) in steps.ok_or("no steps")?.iter().zip(floors.ok_or("no floor")?) {
+            let n = n.as_u64().ok_or("no number of steps")? as usize;
+            let (floor, want) = (floor.as_f64().ok_or("no floor")?, rows.next().ok_or("too few rows")?);
+            let what = format!("{name} {} n={n}", case["config"]);
+            let tolerance = TOLERANCE.max(4.0 * floor);
+            let got = settings(sampler, &case["config"], n).and_then(|config| run(sampler, &config, noise));
+            let error = got.as_ref().map_or(f64::INFINITY, |got| distance(got, want));
+            if exception(name, &case["config"].to_string(), n).is_some() {
+                continue;
+            }
+            let entry = worst.entry(name).or_default();
+            *entry = (entry.0.max(error), entry.1.max(error / tolerance), entry.2 + 1);
+            if error > tolerance {
+                failures.push(match got {
+                    Ok(_) => format!("{what}: {error:.1e}, allowed {tolerance:.1e}"),
+                    Err(e) => format!("{what}: {e}"),
+                });
+            }
+        }
+    }
+    assert!(rows.next().is_none(), "more rows than cases");
+    for (name, (error, share, runs)) in &worst {
+        println!(
+            "{name:20} {runs:4} runs, worst relative error {error:.1e}, {:3.0} % of what is allowed",
+            share * 100.0
+        );
+    }
+    let missing: Vec<_> = sampler::REGISTRY.iter().map(|s| s.name).filter(|name| !worst.contains_key(name)).collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    assert!(missing.is_empty(), "no golden for {missing:?}");
+    Ok(())
+}
+
+#[test]
+fn no_two_names_are_one_sampler() -> TestResult {
+    let golden = Golden::read("samplers")?;
+    let noise = &golden.tensor("noise")?.values;
+    // eta, so that DDIM's noise counts; 20 steps of trailing spacing, so that every order and rule does.
+    let config = Config { steps: 20, clip: Clip::None, eta: 0.5, spacing: Spacing::Trailing, ..Config::default() };
+    let mut seen: BTreeMap<Vec<u32>, &str> = BTreeMap::new();
+    for sampler in sampler::REGISTRY {
+        let bits = run(sampler, &config, noise)?.iter().map(|v| v.to_bits()).collect();
+        if let Some(other) = seen.insert(bits, sampler.name) {
+            return Err(format!("{other} and {} give the same", sampler.name).into());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn exceptions_are_of_cases_that_exist() -> TestResult {
+    let golden = Golden::read("samplers")?;
+    let cases: BTreeSet<_> =
+        golden.cases().iter().map(|c| (c["sampler"].as_str().unwrap_or_default(), c["config"].to_string())).collect();
+    for (name, part, ..) in EXCEPTIONS {
+        assert!(cases.iter().any(|(n, config)| *n == name && config.contains(part)), "{name} {part}");
+    }
+    Ok(())
+}
