@@ -47,6 +47,8 @@ pub struct Config {
     pub guidance: Guidance,
     /// Which noise levels a sampler over levels visits.
     pub sigmas: Sigmas,
+    /// Factor of the timestep in LCM's boundary condition (`timestep_scaling`).
+    pub timestep_scaling: f32,
     /// Whether multistep solvers lower their order towards the end of a run (`lower_order_final`; DPM-Solver's only in runs of
     /// fewer than 15 steps).
     pub lower_order_final: bool,
@@ -139,6 +141,8 @@ pub enum ConfigError {
     Table,
     /// A flow network's shift is not above 0.
     Shift(f64),
+    /// LCM's factor of the timestep is not above 0.
+    TimestepScaling(f32),
     /// `eta` lies outside 0..=1.
     Eta(f32),
     /// The guidance of this scale has a number that can't be used: one that is not finite, or out of its range.
@@ -164,6 +168,7 @@ impl Default for Config {
             parity: Parity::Diffusers,
             guidance: Guidance::None,
             sigmas: Sigmas::default(),
+            timestep_scaling: 10.0,
             lower_order_final: true,
             euler_at_final: false,
         }
@@ -188,6 +193,9 @@ impl Config {
         }
         if !self.clip.is_valid() {
             return Err(ConfigError::Clip);
+        }
+        if !(self.timestep_scaling.is_finite() && self.timestep_scaling > 0.0) {
+            return Err(ConfigError::TimestepScaling(self.timestep_scaling));
         }
         if !(0.0..=1.0).contains(&self.eta) {
             return Err(ConfigError::Eta(self.eta));
@@ -223,6 +231,7 @@ impl fmt::Display for ConfigError {
             Self::Prediction => write!(f, "this sampler is not for networks of this prediction type"),
             Self::Table => write!(f, "this sigma table needs timesteps, which the network doesn't have"),
             Self::Shift(shift) => write!(f, "shift {shift} is not above 0"),
+            Self::TimestepScaling(factor) => write!(f, "timestep scaling {factor} is not above 0"),
             Self::Eta(eta) => write!(f, "eta {eta} is not between 0 and 1"),
             Self::Guidance(scale) => write!(f, "guidance of scale {scale} can't be used as it is given"),
         }

@@ -106,15 +106,80 @@ SD = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 CHAIN = dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
 
 
+class Model:
+    """What k-diffusion calls the model: the denoised image of x = image + sigma * noise."""
+
+    def __init__(self, scheduler, dtype):
+        self.prediction = scheduler.config.prediction_type
+        table = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
+        self.log_sigmas = table.log().double().numpy()
+        self.times = {float(s): float(t) for s, t in zip(scheduler.sigmas, scheduler.timesteps)}
+        self.dtype = dtype
+
+    def __call__(self, x, sigma):
+        sigma = float(sigma)
+        t = self.times.get(sigma)
+        if t is None:
+            t = float(np.interp(math.log(sigma), self.log_sigmas, np.arange(len(self.log_sigmas))))
+        root = math.sqrt(sigma * sigma + 1)
+        out = network(x / root, t, 0.004).to(self.dtype)
+        return x - sigma * out if self.prediction == "epsilon" else x / root**2 - out * (sigma / root)
+
+
+def paper(scheduler, steps_of, noise, dtype):
+    sigmas = [float(s) for s in scheduler.sigmas]
+    start = math.sqrt(sigmas[0] ** 2 + 1) if isinstance(scheduler, S.DPMSolverMultistepScheduler) else sigmas[0]
+    draws = iter(noise.to(dtype))
+    return steps_of(Model(scheduler, dtype), next(draws) * start, sigmas, draws)
+
+
+def dpmpp_2s_ancestral(model, x, sigmas, draws):
+    """Lu et al. 2022b, algorithm 1 (r = 1/2), to the part of the noise that stays; only k-diffusion has it."""
+    for now, to in zip(sigmas, sigmas[1:]):
+        up = math.sqrt(to**2 * (now**2 - to**2) / now**2)
+        down = math.sqrt(to**2 - up**2)
+        image = model(x, now)
+        if down == 0:
+            x = image
+            continue
+        h = math.log(now / down)
+        middle = now * math.exp(-h / 2)
+        half = (middle / now) * x - math.expm1(-h / 2) * image
+        x = (down / now) * x - math.expm1(-h) * model(half, middle) + up * next(draws)
+    return x
+
+
+def dpmpp_3m_sde(model, x, sigmas, draws):
+    """Lu et al. 2022b, section 4, with three predictions; only k-diffusion has it (diffusers' has a wrong sign)."""
+    images, logs = [], [math.log(s) if s > 0 else -math.inf for s in sigmas]
+    for i, (now, to) in enumerate(zip(sigmas, sigmas[1:])):
+        images.append(model(x, now))
+        if to == 0:
+            x = images[-1]
+            continue
+        h = logs[i] - logs[i + 1]
+        line = math.expm1(-2 * h) / (2 * h) + 1
+        slopes = [(images[k] - images[k - 1]) * (h / (logs[k - 1] - logs[k])) for k in range(max(1, i - 1), i + 1)][::-1]
+        x = math.exp(-2 * h) * x - math.expm1(-2 * h) * images[-1]
+        if len(slopes) == 1:
+            x = x + line * slopes[0]
+        elif slopes:
+            r0, r1 = (logs[i - 1] - logs[i]) / h, (logs[i - 2] - logs[i - 1]) / h
+            second = (slopes[0] - slopes[1]) / (r0 + r1)
+            x = x + line * (slopes[0] + r0 * second) - (line / (2 * h) - 0.5) * second
+        x = x + to * math.sqrt(-math.expm1(-2 * h)) * next(draws)
+    return x
+
+
 class Golden:
     def __init__(self):
         self.gen = torch.Generator().manual_seed(7)
         self.noise = torch.randn((1002, *SHAPE), generator=self.gen).half()
         self.rows, self.cases = [], []
 
-    def add(self, sampler, kind, config, steps=STEPS, fixed=None, args=None, extra=None, note=None):
-        """Runs `kind` with `config` (told to unfog) and `fixed` (its class's way to say what the sampler's name says)."""
-        case = dict(sampler=sampler, config=config | (extra or {}) | (args or {}), steps=[], floor=[], nan=[])
+    def add(self, sampler, kind, config, steps=STEPS, fixed=None, args=None, extra=None, told=None):
+        """Runs `kind` with `config` (told to unfog, and `told`) and `fixed` (its class's way to say the sampler's name)."""
+        case = dict(sampler=sampler, config=config | (told or {}) | (extra or {}) | (args or {}), steps=[], floor=[], nan=[])
         for n in steps:
             both = [run(kind, config | (fixed or {}), n, self.noise, dtype, args or {}, extra or {})
                     for dtype in (torch.float32, torch.float64)]
@@ -122,6 +187,17 @@ class Golden:
                 case["nan"].append(n)
                 continue
             case["steps"].append(n)
+            case["floor"].append(float(f"{rel(*both):.2e}"))
+            self.rows.append(both[1].float())
+        self.cases.append(case)
+
+    def paper(self, sampler, step, kind, config, steps=STEPS):
+        """As `add`, with a formula of this file on the sigmas and times of `kind`."""
+        case = dict(sampler=sampler, config=config, steps=list(steps), floor=[], nan=[])
+        for n in steps:
+            scheduler = kind(**config)
+            scheduler.set_timesteps(n)
+            both = [paper(scheduler, step, self.noise, dtype) for dtype in (torch.float32, torch.float64)]
             case["floor"].append(float(f"{rel(*both):.2e}"))
             self.rows.append(both[1].float())
         self.cases.append(case)
@@ -196,6 +272,45 @@ def make(golden):
     golden.add("plms", S.PNDMScheduler, SD | dict(set_alpha_to_one=True), fixed=dict(skip_prk_steps=True))
     # diffusers' LMS fails with leading spacing (it divides by a number of steps that is not set yet).
     golden.sweep("lms", S.LMSDiscreteScheduler, min_end=False, zero_snr=False, spacings=("linspace", "trailing"))
+    lcm = dict(original_inference_steps=50)
+    for spacing_steps in ((1, 2, 3, 7, 20, 50),):
+        for prediction in ("epsilon", "v_prediction", "sample"):
+            config = SD | lcm | dict(prediction_type=prediction)
+            golden.add("lcm", S.LCMScheduler, config, spacing_steps, dict(clip_sample=False))
+            for eta in (0.3, 1.0):
+                golden.add("tcd", S.TCDScheduler, config, spacing_steps, dict(clip_sample=False), extra=dict(eta=eta))
+    golden.add("lcm", S.LCMScheduler, SD | lcm | dict(clip_sample=True, clip_sample_range=0.5), (3, 7))
+    golden.add("lcm", S.LCMScheduler, SD | lcm | dict(timestep_scaling=2.0), (3, 7), dict(clip_sample=False))
+    # Both round the times of Karras' sigmas, which unfog does not.
+    for name, kind in (("dpm2", S.KDPM2DiscreteScheduler), ("dpm2-a", S.KDPM2AncestralDiscreteScheduler)):
+        golden.sweep(name, kind, tables=("exponential", "beta"), predictions=("epsilon", "v_prediction"), min_end=False,
+                     zero_snr=False)
+    for name, order in (("dpm-2m", 2), ("dpm-3m", 3)):
+        fixed = dict(solver_order=order, algorithm_type="dpmsolver")
+        for spacing in ("leading", "trailing", "linspace"):
+            base = SD | dict(timestep_spacing=spacing, final_sigmas_type="sigma_min")
+            for prediction in ("epsilon", "v_prediction", "sample"):
+                golden.add(name, dpm, base | dict(prediction_type=prediction), fixed=fixed)
+            golden.add(name, dpm, base | dict(use_karras_sigmas=True), fixed=fixed)
+        golden.add(name, dpm, CHAIN | dict(timestep_spacing="trailing", final_sigmas_type="sigma_min"), (3, 20), fixed)
+    for name, order in (("deis", 2), ("deis-3", 3)):
+        for spacing in ("leading", "trailing", "linspace"):
+            base = SD | dict(timestep_spacing=spacing)
+            for prediction in ("epsilon", "v_prediction", "sample"):
+                golden.add(name, S.DEISMultistepScheduler, base | dict(prediction_type=prediction),
+                           fixed=dict(solver_order=order), told=dict(final_sigmas_type="sigma_min"))
+    # Networks of the other two families.
+    for shift in (1.0, 3.0):
+        golden.add("euler", S.FlowMatchEulerDiscreteScheduler, dict(shift=shift), told=dict(prediction_type="flow_prediction"))
+        golden.add("heun", S.FlowMatchHeunDiscreteScheduler, dict(shift=shift), told=dict(prediction_type="flow_prediction"))
+    golden.add("euler", S.FlowMatchEulerDiscreteScheduler, dict(use_dynamic_shifting=True, shift_terminal=0.1),
+               told=dict(prediction_type="flow_prediction"), args=dict(mu=0.8))
+    golden.add("euler", S.EDMEulerScheduler, dict(sigma_data=0.5), told=dict(prediction_type="edm"))
+    for prediction in ("epsilon", "v_prediction"):
+        for table in ({}, dict(use_karras_sigmas=True)):
+            config = SD | dict(prediction_type=prediction) | table
+            golden.paper("dpmpp-2s-a", dpmpp_2s_ancestral, S.EulerDiscreteScheduler, config)
+            golden.paper("dpmpp-3m-sde", dpmpp_3m_sde, S.DPMSolverMultistepScheduler, config | dict(lower_order_final=False))
 
 
 def main():

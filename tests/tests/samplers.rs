@@ -1,6 +1,6 @@
 //! Every sampler of the registry against diffusers 0.42.1, on given noise (tests/golden/make_samplers.py).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 use unfog_core::chain::{Batch, Chain};
@@ -44,15 +44,29 @@ impl Denoise for Network {
     }
 }
 
-/// Where unfog knowingly differs from diffusers: (sampler, key and value of the configuration or "", steps or 0 for all, why, and
-/// what unfog does).
-const EXCEPTIONS: [(&str, &str, usize, &str); 0] = [];
+/// A run in which unfog knowingly differs from diffusers.
+struct Exception {
+    sampler: &'static str,
+    /// A part of the configuration, as JSON.
+    part: &'static str,
+    steps: usize,
+    /// What is allowed there.
+    tolerance: f64,
+    reason: &'static str,
+}
 
-fn exception(sampler: &str, config: &str, steps: usize) -> Option<&'static str> {
-    let found = EXCEPTIONS
-        .iter()
-        .find(|(name, part, n, _)| *name == sampler && config.contains(part) && (*n == 0 || *n == steps));
-    found.map(|(.., reason)| *reason)
+const EXCEPTIONS: [Exception; 1] = [Exception {
+    sampler: "dpm2-a",
+    part: r#""timestep_spacing":"linspace""#,
+    steps: 2,
+    tolerance: 1e-4,
+    reason: "diffusers finds sigma_down, 6e-5 here, as the root of a difference of f32 squares of 8e-4, which leaves two \
+             digits; unfog computes it as a product",
+}];
+
+fn exception(sampler: &str, config: &Value, steps: usize) -> Option<&'static Exception> {
+    let config = config.to_string();
+    EXCEPTIONS.iter().find(|e| e.sampler == sampler && e.steps == steps && config.contains(e.part))
 }
 
 /// diffusers' keys as unfog's settings.
@@ -92,6 +106,7 @@ fn settings(sampler: &Sampler, keys: &Value, steps: usize) -> TestResult<Config>
                     "epsilon" => PredictionType::Epsilon,
                     "sample" => PredictionType::Sample,
                     "v_prediction" => PredictionType::Velocity,
+                    "edm" => PredictionType::Edm { sigma_data: 0.5 },
                     "flow_prediction" => PredictionType::Flow,
                     _ => return Err(format!("{key} {text}").into()),
                 }
@@ -104,6 +119,15 @@ fn settings(sampler: &Sampler, keys: &Value, steps: usize) -> TestResult<Config>
             "flow_shift" => sigmas.shift = Shift::Static(number),
             "lower_order_final" => config.lower_order_final = on,
             "euler_at_final" => config.euler_at_final = on,
+            "original_inference_steps" => config.spacing = Spacing::Consistency { original: number as u32 },
+            "timestep_scaling" => config.timestep_scaling = number as f32,
+            "clip_sample" => config.clip = Clip::Range(keys["clip_sample_range"].as_f64().unwrap_or(1.0) as f32),
+            "clip_sample_range" | "sigma_data" | "use_dynamic_shifting" => {}
+            "shift" => sigmas.shift = Shift::Static(number),
+            "mu" => {
+                sigmas.shift = Shift::Exponential(number);
+            }
+            "shift_terminal" => sigmas.shift_terminal = Some(number),
             "set_alpha_to_one" => config.set_alpha_to_one = on,
             "thresholding" => config.clip = Clip::Dynamic { ratio: 0.995, max: 1.0 },
             "sample_max_value" => {}
@@ -160,12 +184,15 @@ fn every_sampler_is_diffusers() -> TestResult {
             let n = n.as_u64().ok_or("no number of steps")? as usize;
             let (floor, want) = (floor.as_f64().ok_or("no floor")?, rows.next().ok_or("too few rows")?);
             let what = format!("{name} {} n={n}", case["config"]);
-            let tolerance = TOLERANCE.max(4.0 * floor);
+            let tolerance = match exception(name, &case["config"], n) {
+                Some(exception) => {
+                    println!("{what}: {}", exception.reason);
+                    exception.tolerance
+                }
+                None => TOLERANCE.max(4.0 * floor),
+            };
             let got = settings(sampler, &case["config"], n).and_then(|config| run(sampler, &config, noise));
             let error = got.as_ref().map_or(f64::INFINITY, |got| distance(got, want));
-            if exception(name, &case["config"].to_string(), n).is_some() {
-                continue;
-            }
             let entry = worst.entry(name).or_default();
             *entry = (entry.0.max(error), entry.1.max(error / tolerance), entry.2 + 1);
             if error > tolerance {
@@ -208,10 +235,12 @@ fn no_two_names_are_one_sampler() -> TestResult {
 #[test]
 fn exceptions_are_of_cases_that_exist() -> TestResult {
     let golden = Golden::read("samplers")?;
-    let cases: BTreeSet<_> =
-        golden.cases().iter().map(|c| (c["sampler"].as_str().unwrap_or_default(), c["config"].to_string())).collect();
-    for (name, part, ..) in EXCEPTIONS {
-        assert!(cases.iter().any(|(n, config)| *n == name && config.contains(part)), "{name} {part}");
+    for e in &EXCEPTIONS {
+        let exists = golden.cases().iter().any(|case| {
+            let steps = case["steps"].as_array().is_some_and(|steps| steps.contains(&e.steps.into()));
+            case["sampler"] == e.sampler && steps && exception(e.sampler, &case["config"], e.steps).is_some()
+        });
+        assert!(exists, "{} {} {}", e.sampler, e.part, e.steps);
     }
     Ok(())
 }

@@ -12,6 +12,10 @@
 //! The second step of order 3 is the midpoint's, as in diffusers. The SDE variants (section 4) put 2 h for h in e and in Heun's form, `noise' / noise * exp(-h)` for the factor of x, and add
 //! `noise' * sqrt(1 - exp(-2 h)) * z`.
 //!
+//! DPM-Solver (Lu et al. 2022a) interpolates the noise instead: `signal' / signal` is the factor of x, `noise'` that of the terms, and
+//! -h stands for h. DEIS (Zhang and Chen 2023, "Fast sampling of diffusion models with exponential integrator", with polynomials
+//! in ln sigma) is the same, with each polynomial integrated as a whole.
+//!
 //! One evaluation a step. The first steps have lower orders, and the last ones too: the last where it ends in the image or with
 //! `euler_at_final`, and with
 //! `lower_order_final` in runs of fewer than 15 steps. Keeps one prediction less than its order.
@@ -22,30 +26,65 @@ use crate::config::Parity;
 use crate::math::wide;
 
 pub(super) fn second(s: &mut Step<'_>) -> Result<(), Halt> {
-    step(s, 2, Form::Midpoint, false)
+    step(s, 2, Form::Midpoint, Kind::Image)
 }
 
 pub(super) fn second_heun(s: &mut Step<'_>) -> Result<(), Halt> {
-    step(s, 2, Form::Heun, false)
+    step(s, 2, Form::Heun, Kind::Image)
 }
 
 pub(super) fn third(s: &mut Step<'_>) -> Result<(), Halt> {
-    step(s, 3, Form::Midpoint, false)
+    step(s, 3, Form::Midpoint, Kind::Image)
 }
 
 pub(super) fn second_sde(s: &mut Step<'_>) -> Result<(), Halt> {
-    step(s, 2, Form::Midpoint, true)
+    step(s, 2, Form::Midpoint, Kind::Sde)
 }
 
 pub(super) fn second_sde_heun(s: &mut Step<'_>) -> Result<(), Halt> {
-    step(s, 2, Form::Heun, true)
+    step(s, 2, Form::Heun, Kind::Sde)
 }
 
-/// How the second order weighs its difference.
+pub(super) fn third_sde(s: &mut Step<'_>) -> Result<(), Halt> {
+    step(s, 3, Form::Heun, Kind::Sde)
+}
+
+pub(super) fn second_noise(s: &mut Step<'_>) -> Result<(), Halt> {
+    step(s, 2, Form::Midpoint, Kind::Noise)
+}
+
+pub(super) fn third_noise(s: &mut Step<'_>) -> Result<(), Halt> {
+    step(s, 3, Form::Midpoint, Kind::Noise)
+}
+
+pub(super) fn second_deis(s: &mut Step<'_>) -> Result<(), Halt> {
+    step(s, 2, Form::Exact, Kind::Noise)
+}
+
+pub(super) fn third_deis(s: &mut Step<'_>) -> Result<(), Halt> {
+    step(s, 3, Form::Exact, Kind::Noise)
+}
+
+/// What is interpolated, and whether noise is added.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// The image: DPM-Solver++.
+    Image,
+    /// The image, with noise: SDE-DPM-Solver++.
+    Sde,
+    /// The noise: DPM-Solver and DEIS.
+    Noise,
+}
+
+/// How differences are weighed.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
+    /// Half of e in the second order.
     Midpoint,
+    /// The integral of the line in the second order.
     Heun,
+    /// The integral of the polynomial in every order.
+    Exact,
 }
 
 /// The order of a step: no higher than the history allows, nor than the end of the run.
@@ -62,14 +101,24 @@ pub(super) fn order_of(s: &Step<'_>, order: usize) -> usize {
     }
 }
 
-fn step(s: &mut Step<'_>, order: usize, form: Form, sde: bool) -> Result<(), Halt> {
+fn step(s: &mut Step<'_>, order: usize, form: Form, kind: Kind) -> Result<(), Halt> {
     let (from, to) = s.levels();
     let (values, slots) = (s.x.len(), order - 1);
     let h = to.lambda() - from.lambda();
     let order = order_of(s, order);
     // Infinite where the step ends in the image.
-    let [e, linear, square, _] = exponential_integrals(if sde { 2.0 * h } else { h });
-    let keep = to.noise / from.noise * if sde { wide::exp(-h) } else { 1.0 };
+    let [e, linear, square, _] = exponential_integrals(match kind {
+        Kind::Image => h,
+        Kind::Sde => 2.0 * h,
+        Kind::Noise => -h,
+    });
+    let (keep, a) = match kind {
+        Kind::Image => (to.noise / from.noise, to.signal),
+        Kind::Sde => (to.noise / from.noise * wide::exp(-h), to.signal),
+        Kind::Noise => (to.signal / from.signal, to.noise),
+    };
+    // Where the step ends in the image e is infinite for noise, but not its product.
+    let first = if kind == Kind::Noise { to.noise - keep * from.noise } else { a * e };
     // Steps of the history, in units of this one.
     let r0 = (from.lambda() - s.level(s.index.wrapping_sub(1)).lambda()) / h;
     let r1 = (s.level(s.index.wrapping_sub(1)).lambda() - s.level(s.index.wrapping_sub(2)).lambda()) / h;
@@ -77,7 +126,8 @@ fn step(s: &mut Step<'_>, order: usize, form: Form, sde: bool) -> Result<(), Hal
     let (d1, d2) = match (order, form) {
         (1, _) => (0.0, 0.0),
         (2, Form::Midpoint) => (0.5 * e, 0.0),
-        (2, Form::Heun) => (linear, 0.0),
+        (2, _) => (linear, 0.0),
+        (_, Form::Exact) => (linear, 2.0 * square),
         // The paper's and diffusers' D2 is half the second derivative, and they weigh it as if it were all of it, which
         // leaves order 2.
         _ if s.config.parity == Parity::Diffusers => (linear, square),
@@ -86,24 +136,24 @@ fn step(s: &mut Step<'_>, order: usize, form: Form, sde: bool) -> Result<(), Hal
     let slot = |ago: usize| (s.index + slots - ago) % slots * values;
 
     let p = s.model.predict(s.x, At::level(from))?;
-    let a = to.signal;
+    let m0 = if kind == Kind::Noise { p.eps } else { p.x0 };
     match order {
-        1 => mix(s.x, keep, [(a * e, p.x0)]),
+        1 => mix(s.x, keep, [(first, m0)]),
         2 => {
             let m1 = &s.history[slot(1)..][..values];
-            let d = d1 / r0;
-            mix(s.x, keep, [(a * (e + d), p.x0), (-a * d, m1)]);
+            let d = a * d1 / r0;
+            mix(s.x, keep, [(first + d, m0), (-d, m1)]);
         }
         _ => {
             let (m1, m2) = (&s.history[slot(1)..][..values], &s.history[slot(2)..][..values]);
             // D1 = d0 + r0 / (r0 + r1) * (d0 - d1), D2 = (d0 - d1) / (r0 + r1), d0 = (m0 - m1) / r0, d1 = (m1 - m2) / r1.
             let sum = r0 + r1;
             let (of_d0, of_d1) = (d1 * (1.0 + r0 / sum) + d2 / sum, -(d1 * r0 + d2) / sum);
-            let (k0, k1) = (of_d0 / r0, of_d1 / r1);
-            mix(s.x, keep, [(a * (e + k0), p.x0), (a * (k1 - k0), m1), (-a * k1, m2)]);
+            let (k0, k1) = (a * of_d0 / r0, a * of_d1 / r1);
+            mix(s.x, keep, [(first + k0, m0), (k1 - k0, m1), (-k1, m2)]);
         }
     }
     let place = slot(0);
-    s.history[place..][..values].copy_from_slice(p.x0);
-    if sde { s.add_noise((to.noise * wide::sqrt(e)) as f32) } else { Ok(()) }
+    s.history[place..][..values].copy_from_slice(m0);
+    if kind == Kind::Sde { s.add_noise((to.noise * wide::sqrt(e)) as f32) } else { Ok(()) }
 }

@@ -18,16 +18,20 @@
 
 mod ddim;
 mod ddpm;
+mod dpm2;
 mod dpm_multistep;
+mod dpmpp_2s_ancestral;
 mod euler;
 mod euler_ancestral;
 mod heun;
+mod lcm;
 mod lms;
 mod mix;
 mod model;
 #[cfg(test)]
 mod order_tests;
 mod plms;
+mod tcd;
 #[cfg(test)]
 mod tests;
 mod unipc;
@@ -106,6 +110,36 @@ pub const PLMS: Sampler = Sampler { name: "plms", source: "Liu et al. 2022, equa
 /// Linear multistep over sigma.
 #[rustfmt::skip]
 pub const LMS: Sampler = Sampler { name: "lms", source: "k-diffusion, sample_lms", order: 4, evaluations: 1, history: 4, grid: Grid::Euler, step: lms::step };
+/// Latent consistency sampling.
+#[rustfmt::skip]
+pub const LCM: Sampler = Sampler { name: "lcm", source: "Luo et al. 2023, algorithm 3", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: lcm::step };
+/// Trajectory consistency sampling.
+#[rustfmt::skip]
+pub const TCD: Sampler = Sampler { name: "tcd", source: "Zheng et al. 2024, algorithm 4", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: tcd::step };
+/// The midpoint method over sigma.
+#[rustfmt::skip]
+pub const DPM2: Sampler = Sampler { name: "dpm2", source: "k-diffusion, sample_dpm_2", order: 2, evaluations: 2, history: 1, grid: Grid::Euler, step: dpm2::step };
+/// The same with ancestral noise.
+#[rustfmt::skip]
+pub const DPM2_ANCESTRAL: Sampler = Sampler { name: "dpm2-a", source: "k-diffusion, sample_dpm_2_ancestral", order: 0, evaluations: 2, history: 1, grid: Grid::Euler, step: dpm2::ancestral };
+/// DPM-Solver++ of order 2, one step at a time, with ancestral noise.
+#[rustfmt::skip]
+pub const DPMPP_2S_ANCESTRAL: Sampler = Sampler { name: "dpmpp-2s-a", source: "k-diffusion, sample_dpmpp_2s_ancestral", order: 0, evaluations: 2, history: 1, grid: Grid::Euler, step: dpmpp_2s_ancestral::step };
+/// SDE-DPM-Solver++ of order 3, multistep.
+#[rustfmt::skip]
+pub const DPMPP_3M_SDE: Sampler = Sampler { name: "dpmpp-3m-sde", source: "k-diffusion, sample_dpmpp_3m_sde", order: 0, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_sde };
+/// DPM-Solver of order 2, multistep.
+#[rustfmt::skip]
+pub const DPM_2M: Sampler = Sampler { name: "dpm-2m", source: "Lu et al. 2022a, multistep", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_noise };
+/// DPM-Solver of order 3, multistep.
+#[rustfmt::skip]
+pub const DPM_3M: Sampler = Sampler { name: "dpm-3m", source: "Lu et al. 2022a, multistep", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_noise };
+/// DEIS of order 2.
+#[rustfmt::skip]
+pub const DEIS: Sampler = Sampler { name: "deis", source: "Zhang and Chen 2023, tAB-DEIS", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_deis };
+/// DEIS of order 3.
+#[rustfmt::skip]
+pub const DEIS_3: Sampler = Sampler { name: "deis-3", source: "Zhang and Chen 2023, tAB-DEIS", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_deis };
 
 impl Sampler {
     /// Noise levels that a run of `steps` steps needs memory for: one for each step and the end, or none.
@@ -118,7 +152,7 @@ impl Sampler {
 }
 
 /// Every sampler. Firmware that names one directly links only that one.
-pub static REGISTRY: [&Sampler; 15] = [
+pub static REGISTRY: [&Sampler; 25] = [
     &DDPM,
     &DDIM,
     &EULER,
@@ -134,6 +168,16 @@ pub static REGISTRY: [&Sampler; 15] = [
     &UNIPC_3,
     &PLMS,
     &LMS,
+    &LCM,
+    &TCD,
+    &DPM2,
+    &DPM2_ANCESTRAL,
+    &DPMPP_2S_ANCESTRAL,
+    &DPMPP_3M_SDE,
+    &DPM_2M,
+    &DPM_3M,
+    &DEIS,
+    &DEIS_3,
 ];
 
 /// The sampler of this name.

@@ -427,8 +427,9 @@ fn flow(config: &Config, grid: Grid, evaluated: &mut [Level], end: &mut Level) -
         shifted(m, s)
     };
     let stretch = match shift_terminal {
-        Some(terminal) => (1.0 - place(n - 1)) / (1.0 - terminal),
-        None => 1.0,
+        // A last evaluation at pure noise, as with one step, can't be moved.
+        Some(terminal) if place(n - 1) < 1.0 => (1.0 - place(n - 1)) / (1.0 - terminal),
+        _ => 1.0,
     };
     let stretched = |i: usize| 1.0 - (1.0 - place(i)) / stretch;
     let (min, max) = (min.unwrap_or(stretched(n - 1)), max.unwrap_or(stretched(0)));
