@@ -23,6 +23,8 @@ mod dpm_multistep;
 mod dpmpp_2s_ancestral;
 mod euler;
 mod euler_ancestral;
+#[cfg(test)]
+mod finite_tests;
 mod heun;
 mod lcm;
 mod lms;

@@ -7,17 +7,18 @@
 //! `x' = sqrt(a' / a) * x + (sqrt(1 - a') - sqrt(a' / a) * sqrt(1 - a)) * eps`. The second step repeats the first from its start
 //! with the mean of both ends' noises, so a run of n steps evaluates n + 1 times: two in the first step (one if n is 1).
 //!
-//! The last step leads to alpha-bar 1, or to that of timestep 0 (`set_alpha_to_one`). Keeps x and four predictions.
+//! Where no signal is left (zero terminal SNR) alpha-bar counts as 2^-24, as in samplers over levels. The last step leads to alpha-bar 1, or to that of timestep 0 (`set_alpha_to_one`). Keeps x and four predictions.
 
 use super::mix::mix;
 use super::{At, Halt, Step};
 use crate::math::wide::sqrt;
+use crate::schedule::LEAST_ALPHA_BAR;
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (values, t) = (s.x.len(), s.timestep());
     let end = if s.config.set_alpha_to_one { 1.0 } else { s.alpha_bar(0) };
     let next = s.schedule.next_timestep(s.index, s.config.parity);
-    let (a, a_next) = (s.alpha_bar(t), next.map_or(end, |next| s.alpha_bar(next)));
+    let (a, a_next) = (s.alpha_bar(t).max(LEAST_ALPHA_BAR), next.map_or(end, |next| s.alpha_bar(next)));
     let keep = sqrt(f64::from(a_next) / f64::from(a));
     let add = sqrt(1.0 - f64::from(a_next)) - keep * sqrt(1.0 - f64::from(a));
 

@@ -39,7 +39,7 @@ pub struct Schedule<'a> {
 }
 
 /// Alpha-bar that samplers over levels use where none is left: as diffusers, so that sigma is finite (4096).
-const LEAST_ALPHA_BAR: f32 = 1.0 / (1 << 24) as f32;
+pub(crate) const LEAST_ALPHA_BAR: f32 = 1.0 / (1 << 24) as f32;
 
 impl<'a> Schedule<'a> {
     /// Fills the tables of `config` for a sampler over timesteps ([`Grid::Chain`]) and checks them.

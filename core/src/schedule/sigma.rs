@@ -404,6 +404,8 @@ fn flow(config: &Config, grid: Grid, evaluated: &mut [Level], end: &mut Level) -
         let whole = grid == Grid::Solver && config.parity == Parity::Diffusers;
         // Not negative, so the cast rounds down.
         let time = if whole { (s * count) as u32 as f32 } else { s as f32 * count as f32 };
+        // Solvers work in lambda, which pure noise doesn't have; as diffusers' UniPC.
+        let s = if grid == Grid::Solver { s.min(1.0 - 1e-6) } else { s };
         let s = f64::from(s as f32);
         *level = Level { time, signal: 1.0 - s, noise: s };
     };
