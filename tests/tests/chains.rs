@@ -1,6 +1,7 @@
 //! Whole runs from given noise against diffusers.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
 use unfog_core::config::{Config, Variance};
@@ -90,8 +91,8 @@ impl GoldenRun {
     }
 }
 
-/// Makes the runs of `model` on every backend that `pick` allows.
-fn compare(model: &str, pick: impl Fn(&Backend) -> bool) -> TestResult {
+/// Makes the runs of `model` with as many steps as `steps` allows, on every backend that `on` allows.
+fn compare(model: &str, steps: RangeInclusive<usize>, on: impl Fn(&Backend) -> bool) -> TestResult {
     let golden = Golden::read("chains")?;
     let net = Net::open(&format!("models/{model}"))?;
     let [_, h, w] = net.shape;
@@ -99,12 +100,15 @@ fn compare(model: &str, pick: impl Fn(&Backend) -> bool) -> TestResult {
     let mut made = 0;
     for (number, case) in golden.cases().iter().enumerate().filter(|(_, case)| case["model"] == model) {
         let run = GoldenRun::read(number, case)?;
+        if !steps.contains(&run.config.steps) {
+            continue;
+        }
         if !noises.contains_key(&run.noise) {
             noises.insert(run.noise.clone(), Golden::read(&format!("noise-{}", run.noise))?);
         }
         let noise = noises[&run.noise].tensor("noise")?;
         let want = golden.part(run.number, "x0")?;
-        for backend in Backend::all()?.iter().filter(|backend| pick(backend)) {
+        for backend in Backend::all()?.iter().filter(|backend| on(backend)) {
             let what = format!("{} on {}", run.name, backend.name());
             let start = std::time::Instant::now();
             let (x0, draws) =
@@ -121,11 +125,17 @@ fn compare(model: &str, pick: impl Fn(&Backend) -> bool) -> TestResult {
 }
 
 #[test]
-fn glyph_tiny_on_every_backend() -> TestResult {
-    compare("glyph-tiny", |_| true)
+fn glyph_tiny_in_up_to_50_steps() -> TestResult {
+    compare("glyph-tiny", 1..=50, |_| true)
 }
 
 #[test]
-fn mednist_ddpm_on_cpu_and_vulkan() -> TestResult {
-    compare("mednist-ddpm", |backend| !matches!(backend, Backend::Reference))
+fn glyph_tiny_in_1000_steps() -> TestResult {
+    compare("glyph-tiny", 1000..=1000, |_| true)
+}
+
+/// The reference would take a second an evaluation; one of them is among the networks' tests.
+#[test]
+fn mednist_ddpm() -> TestResult {
+    compare("mednist-ddpm", 1..=50, |backend| !matches!(backend, Backend::Reference))
 }
