@@ -272,6 +272,16 @@ def make(golden):
     golden.add("plms", S.PNDMScheduler, SD | dict(set_alpha_to_one=True), fixed=dict(skip_prk_steps=True))
     # diffusers' LMS fails with leading spacing (it divides by a number of steps that is not set yet).
     golden.sweep("lms", S.LMSDiscreteScheduler, min_end=False, zero_snr=False, spacings=("linspace", "trailing"))
+    for schedule in ("sigmoid", "laplace"):
+        golden.add("ddpm", S.DDPMScheduler, dict(beta_schedule=schedule, variance_type="fixed_small"), (3, 20),
+                   dict(clip_sample=False))
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        for end in (True, False):
+            if end and prediction == "sample":
+                # 0 divided by 0: no noise is left to tell.
+                continue
+            golden.add("ddim-inverse", S.DDIMInverseScheduler, SD | dict(prediction_type=prediction, set_alpha_to_one=end),
+                       fixed=dict(clip_sample=False))
     lcm = dict(original_inference_steps=50)
     for spacing_steps in ((1, 2, 3, 7, 20, 50),):
         for prediction in ("epsilon", "v_prediction", "sample"):

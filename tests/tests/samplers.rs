@@ -84,6 +84,8 @@ fn settings(sampler: &Sampler, keys: &Value, steps: usize) -> TestResult<Config>
             "beta_schedule" => {
                 config.betas = match text {
                     "linear" => BetaSchedule::Linear,
+                    "sigmoid" => BetaSchedule::Sigmoid,
+                    "laplace" => BetaSchedule::Laplace,
                     "scaled_linear" => BetaSchedule::ScaledLinear,
                     "squaredcos_cap_v2" => BetaSchedule::SquaredCosCapV2,
                     _ => return Err(format!("{key} {text}").into()),

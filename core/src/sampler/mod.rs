@@ -17,6 +17,7 @@
 //! ```
 
 mod ddim;
+mod ddim_inverse;
 mod ddpm;
 mod dpm2;
 mod dpm_multistep;
@@ -142,6 +143,9 @@ pub const DEIS: Sampler = Sampler { name: "deis", source: "Zhang and Chen 2023, 
 /// DEIS of order 3.
 #[rustfmt::skip]
 pub const DEIS_3: Sampler = Sampler { name: "deis-3", source: "Zhang and Chen 2023, tAB-DEIS", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_deis };
+/// DDIM from an image to its noise.
+#[rustfmt::skip]
+pub const DDIM_INVERSE: Sampler = Sampler { name: "ddim-inverse", source: "Song et al. 2021a, section 4.3", order: 1, evaluations: 1, history: 0, grid: Grid::Chain, step: ddim_inverse::step };
 
 impl Sampler {
     /// Noise levels that a run of `steps` steps needs memory for: one for each step and the end, or none.
@@ -154,7 +158,7 @@ impl Sampler {
 }
 
 /// Every sampler. Firmware that names one directly links only that one.
-pub static REGISTRY: [&Sampler; 25] = [
+pub static REGISTRY: [&Sampler; 26] = [
     &DDPM,
     &DDIM,
     &EULER,
@@ -180,6 +184,7 @@ pub static REGISTRY: [&Sampler; 25] = [
     &DPM_3M,
     &DEIS,
     &DEIS_3,
+    &DDIM_INVERSE,
 ];
 
 /// The sampler of this name.

@@ -4,11 +4,11 @@ use core::convert::Infallible;
 use std::vec;
 use std::vec::Vec;
 
-use super::{DDIM, DDPM, REGISTRY, Sampler, find};
+use super::{DDIM, DDIM_INVERSE, DDPM, REGISTRY, Sampler, find};
 use crate::chain::{Batch, Chain};
 use crate::config::{Config, Parity, Variance};
 use crate::denoise::{Cond, Denoise};
-use crate::noise::{Noise, Philox};
+use crate::noise::{Given, Noise, Philox};
 use crate::predict::{Clip, PredictionType};
 use crate::schedule::{Schedule, Spacing};
 
@@ -121,6 +121,34 @@ fn ddim_converges_with_order_one() {
         let order = (error(steps) / error(2 * steps)).log2();
         assert!((order - 1.0).abs() < 0.2, "{steps}: {order}");
     }
+}
+
+#[test]
+fn inversion_and_back_returns_the_image() {
+    // Both go the same way through the ODE with order 1: what is left halves with the steps.
+    let error = |steps: usize| {
+        let config = Config { spacing: Spacing::Leading, set_alpha_to_one: true, ..config(steps) };
+        let (mut alpha_bar, mut timesteps) = (vec![0.0; 1000], vec![0; steps]);
+        let schedule = Schedule::new(&config, &mut alpha_bar, &mut timesteps).unwrap();
+        let mut network =
+            Gaussian { alpha_bar: schedule.alpha_bar().to_vec(), mean: 0.2, deviation: 0.5, learned: None };
+        let images = [0.9, -0.4, 0.2, 0.0];
+        let mut memory = [0.0; 32];
+        let batch = Batch { first_image: 0, len: 1, out_len: 1, conds: &[Cond::None; 4] };
+        let mut through = |sampler: &Sampler, x: &[f32]| {
+            let mut chain = Chain::new(&config, sampler, schedule, batch, &mut memory).unwrap();
+            let mut given = Given::new(x, 0, 4, 1);
+            chain.init(&mut given).unwrap();
+            while chain.step(&mut network, &mut given).unwrap().is_some() {}
+            chain.x().to_vec()
+        };
+        let noise = through(&DDIM_INVERSE, &images);
+        let back = through(&DDIM, &noise);
+        images.iter().zip(back).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+    };
+    assert!(error(500) < 0.01, "{}", error(500));
+    let order = (error(50) / error(100)).log2();
+    assert!((order - 1.0).abs() < 0.3, "{order}");
 }
 
 #[test]

@@ -17,12 +17,18 @@ pub enum BetaSchedule {
     ScaledLinear,
     /// Alpha-bar is a squared cosine, betas are at most 0.999. Nichol and Dhariwal 2021, equation 17.
     SquaredCosCapV2,
+    /// Along a sigmoid from -6 to 6, from `beta_start` to `beta_end`. Jabri et al. 2022; diffusers' form of it.
+    Sigmoid,
+    /// The log signal-to-noise ratio is spread like a Laplace distribution; betas are at most 0.999. Hang and Gu 2024; diffusers' form.
+    Laplace,
+    /// Alpha-bar is `exp(-12 u)`; betas are at most 0.999. diffusers' "exp" transform.
+    Exponential,
     /// Given, value by value (`trained_betas`).
     Trained,
 }
 
-/// Largest beta of the cosine schedule, which would otherwise end in 1.
-const MAX_COSINE_BETA: f64 = 0.999;
+/// Largest beta of the schedules that are given by alpha-bar; the cosine one would otherwise end in 1.
+const MAX_RATIO_BETA: f64 = 0.999;
 
 /// Fills `betas`, one a timestep. [`BetaSchedule::Trained`] leaves the values that are there.
 ///
@@ -34,9 +40,14 @@ pub fn fill_betas(schedule: BetaSchedule, start: f64, end: f64, betas: &mut [f32
             linspace(wide::sqrt(start) as f32, wide::sqrt(end) as f32, betas);
             betas.iter_mut().for_each(|b| *b *= *b);
         }
-        BetaSchedule::SquaredCosCapV2 => {
+        BetaSchedule::Sigmoid => {
+            linspace(-6.0, 6.0, betas);
+            let (start, range) = (start as f32, (end - start) as f32);
+            betas.iter_mut().for_each(|b| *b = 1.0 / (1.0 + math::exp(-*b)) * range + start);
+        }
+        BetaSchedule::SquaredCosCapV2 | BetaSchedule::Laplace | BetaSchedule::Exponential => {
             let count = betas.len();
-            betas.iter_mut().enumerate().for_each(|(i, b)| *b = cosine_beta(i, count) as f32);
+            betas.iter_mut().enumerate().for_each(|(i, b)| *b = ratio_beta(schedule, i, count) as f32);
         }
         BetaSchedule::Trained => {}
     }
@@ -93,7 +104,10 @@ pub fn alpha_bar_exact(schedule: BetaSchedule, start: f64, end: f64, alpha_bar: 
                 let root = between(wide::sqrt(start), wide::sqrt(end), i);
                 root * root
             }
-            BetaSchedule::SquaredCosCapV2 => cosine_beta(i, count),
+            BetaSchedule::Sigmoid => start + (end - start) / (1.0 + wide::exp(-between(-6.0, 6.0, i))),
+            BetaSchedule::SquaredCosCapV2 | BetaSchedule::Laplace | BetaSchedule::Exponential => {
+                ratio_beta(schedule, i, count)
+            }
             BetaSchedule::Trained => *value,
         };
         product *= 1.0 - beta;
@@ -101,14 +115,25 @@ pub fn alpha_bar_exact(schedule: BetaSchedule, start: f64, end: f64, alpha_bar: 
     }
 }
 
-/// `min(1 - f((i + 1) / count) / f(i / count), 0.999)` with `f(u) = cos^2((u + 0.008) / 1.008 * pi / 2)`.
-fn cosine_beta(i: usize, count: usize) -> f64 {
+/// `min(1 - f((i + 1) / count) / f(i / count), 0.999)`, f the schedule's alpha-bar: `cos^2((u + 0.008) / 1.008 * pi / 2)`,
+/// `exp(-12 u)`, or for Laplace `sqrt(snr / (1 + snr))` with `ln snr = -sign(1/2 - u) / 2 * ln(1 - 2 |1/2 - u| + 1e-6)`.
+fn ratio_beta(schedule: BetaSchedule, i: usize, count: usize) -> f64 {
     let f = |i: usize| {
         let u = i as f64 / count as f64;
-        let c = wide::cos((u + 0.008) / 1.008 * core::f64::consts::PI / 2.0);
-        c * c
+        match schedule {
+            BetaSchedule::Exponential => wide::exp(-12.0 * u),
+            BetaSchedule::Laplace => {
+                let half = if u > 0.5 { 0.5 } else { -0.5 };
+                let snr = wide::exp(half * wide::ln(1.0 - 2.0 * (0.5 - u).abs() + 1e-6));
+                wide::sqrt(snr / (1.0 + snr))
+            }
+            _ => {
+                let c = wide::cos((u + 0.008) / 1.008 * core::f64::consts::PI / 2.0);
+                c * c
+            }
+        }
     };
-    (1.0 - f(i + 1) / f(i)).min(MAX_COSINE_BETA)
+    (1.0 - f(i + 1) / f(i)).min(MAX_RATIO_BETA)
 }
 
 /// torch's `linspace` in f32: the first half counts from the start, the second from the end, each with one rounding.
