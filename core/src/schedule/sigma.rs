@@ -166,7 +166,7 @@ pub enum Grid {
     Solver,
 }
 
-/// 1 / the sigmas of EDM networks, where the config names none. Karras et al. 2022, table 1.
+/// Least and largest sigma of EDM networks, where the config names none. Karras et al. 2022, table 1.
 const EDM_RANGE: [f64; 2] = [0.002, 80.0];
 
 /// Published levels of 10 steps. Sabour et al. 2024, the authors' quick start guide.
@@ -344,9 +344,7 @@ fn round_time(config: &Config, grid: Grid, time: f64) -> f64 {
         return time;
     }
     match config.sigmas.table {
-        SigmaTable::Karras { .. } | SigmaTable::LuLambda
-            if config.betas != super::BetaSchedule::SquaredCosCapV2 || config.parity == Parity::Table =>
-        {
+        SigmaTable::Karras { .. } | SigmaTable::LuLambda if config.betas != super::BetaSchedule::SquaredCosCapV2 => {
             wide::round_ties_even(time)
         }
         // Not negative, so the cast rounds down.
