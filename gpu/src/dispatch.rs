@@ -107,7 +107,7 @@ pub(crate) fn workspace(graph: &Graph<'_>, node: &Node) -> u64 {
 
 /// The planner's target on a device.
 pub(crate) fn target(info: &DeviceInfo) -> Target {
-    Target { align: ALIGN, lanes: LANES, max_binding: info.max_binding, workspace }
+    Target { align: ALIGN, lanes: LANES, max_binding: info.max_binding, workspace, fused: false }
 }
 
 /// The kernels of node `index`, in order.

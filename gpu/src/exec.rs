@@ -7,7 +7,7 @@ use crate::transfer::padded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unfog_core::denoise::{Cond, Denoise};
-use unfog_core::nn::graph::{Graph, Input, WeightUse};
+use unfog_core::nn::graph::{Graph, Input, WeightId, WeightUse};
 use unfog_core::nn::layout::{interleave, planar};
 use unfog_core::nn::project::{self, InputError};
 use unfog_core::nn::weights::WeightData;
@@ -93,10 +93,10 @@ impl VulkanDenoiser {
                 interleave(x, shape, padded(shape), space);
                 continue;
             }
-            let weights: Vec<_> = self.host_weights.iter().map(|w| WeightData::F32(w)).collect();
+            let weight = |id: WeightId| self.host_weights.get(usize::from(id.0)).map(|w| WeightData::F32(w));
             let mut values = vec![0.0; shape.len() as usize];
             let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
-            project::fill(input, t, cond, &weights, find, &mut values)?;
+            project::fill(input, t, cond, weight, find, &mut values)?;
             self.network.set_input(id, slot, &values)?;
         }
         Ok(())
@@ -112,7 +112,7 @@ impl Denoise for VulkanDenoiser {
     }
 
     fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<(), GpuError> {
-        let (images, evaluations) = project::check(&self.network.graph(), x, conds, out)?;
+        let (images, evaluations) = project::check(self.network.graph().interface(), x, conds, out.len())?;
         let (len, out_len) = (x.len() / images, self.out_len());
         let shape = {
             let graph = self.network.graph();

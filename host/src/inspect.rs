@@ -71,7 +71,7 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>) -> Result<Inspection> {
     let graph = network.graph();
     let (weights, fingerprint) = model.weights(&network)?;
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
-    let plan = plan(&graph, &Target::REFERENCE, &mut slots)
+    let plan = plan(&graph, &Target::STORED, &mut slots)
         .map_err(|e| Error::failure(format!("the network has no memory plan: {e:?}")).hint("try a smaller --size"))?;
     let layers = graph.nodes.iter().map(|node| {
         let ids = || node.weights.iter().flatten().map(|id| usize::from(id.0));

@@ -13,13 +13,13 @@ fn available() -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// Bytes of activations for one image, as planned without padding or scratch memory.
+/// Bytes of activations for one image, as planned for `target`.
 ///
 /// # Errors
 /// A network that has no plan.
-pub(crate) fn plan_bytes(graph: &Graph<'_>) -> Result<u64> {
+pub(crate) fn plan_bytes(graph: &Graph<'_>, target: &Target) -> Result<u64> {
     let mut slots = vec![Slot::default(); slots_needed(graph)];
-    let planned = plan(graph, &Target::REFERENCE, &mut slots)
+    let planned = plan(graph, target, &mut slots)
         .map_err(|e| Error::failure(format!("the network has no memory plan: {e:?}")).hint("try a smaller --size"))?;
     Ok(planned.bytes)
 }

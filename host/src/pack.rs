@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use unfog_core::nn::graph::{Weight, WeightUse};
-use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
+use unfog_core::nn::plan::{Slot, slots_needed};
 use unfog_core::nn::weights::{WeightData, f32_to_f16};
 use unfog_core::pack::{PackError, quantise, write};
 
@@ -79,7 +79,7 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     let stored = stored.collect::<Result<Vec<_>>>()?;
     let data: Vec<WeightData<'_>> = stored.iter().map(Stored::view).collect();
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
-    let mut bytes = 0;
+    let (mut bytes, mut arena_bytes) = (0, 0);
     files::write(out, |file| {
         let mut cause = None;
         let result = write(&graph, &data, &mut slots, &mut |piece| {
@@ -88,12 +88,14 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
         });
         match (result, cause) {
             (_, Some(cause)) => Err(files::cannot_write(out, cause)),
-            (Ok(()), None) => Ok(()),
+            (Ok(arena), None) => {
+                arena_bytes = arena;
+                Ok(())
+            }
             (Err(e), None) => Err(explain(e)),
         }
     })?;
-    let plan = plan(&graph, &Target::REFERENCE, &mut slots).map_err(|e| explain(PackError::Plan(e)))?;
-    Ok(Packed { bytes, arena_bytes: plan.bytes })
+    Ok(Packed { bytes, arena_bytes })
 }
 
 fn explain(e: PackError) -> Error {

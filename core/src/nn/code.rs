@@ -1,119 +1,117 @@
-//! Graphs as words: how inputs and nodes are written in a pack. One record a tensor, in the order of the ids, of
-//! [`RECORD`] little-endian 32-bit words; a change here is another [`crate::pack::ABI`].
+//! Graphs as little-endian 32-bit words: how nodes and tensors are written in a pack. A change here is another
+//! [`crate::pack::ABI`].
 
-use super::graph::{Input, Projection, TensorId, WeightId, WeightUse};
+use super::graph::{Input, Node, Projection, Tensor, TensorId, WeightId, WeightUse};
 use super::op::{
     Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, MAX_INPUTS, MAX_WEIGHTS, Op, Shape, Upsample,
 };
 
-/// Words of a record.
-pub const RECORD: usize = 20;
+/// Words of a node: the op, its inputs and weights, its parameters from word 6 on, and in word 18 its result.
+pub const NODE: usize = 20;
+/// Words of a tensor: its shape, what makes it from word 3 on, and three words that are the pack's.
+pub const TENSOR: usize = 12;
+/// The first of the words of a tensor that are the pack's.
+pub const TENSOR_PLACE: usize = 8;
 /// An operand that is absent.
 const NONE: u32 = u32::MAX;
 
-/// One tensor's origin.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Record {
-    /// An input of this shape.
-    Input(Input, Shape),
-    /// The result of a node.
-    Node(Op, [Option<TensorId>; MAX_INPUTS], [Option<WeightId>; MAX_WEIGHTS]),
+/// The words of a tensor; `node` is the number of the node that makes it, if one does.
+pub fn encode_tensor(tensor: Tensor, node: u32) -> [u32; TENSOR] {
+    let Shape { h, w, c } = tensor.shape;
+    let (kind, projection) = match tensor.input {
+        None => (0, [node, 0, 0, 0]),
+        Some(Input::Sample) => (1, [0; 4]),
+        Some(Input::Time(p)) => (2, encode_projection(p)),
+        Some(Input::Class(p)) => (3, encode_projection(p)),
+        Some(Input::Embedding) => (4, [0; 4]),
+    };
+    let [p0, p1, p2, p3] = projection;
+    [h, w, c, kind, p0, p1, p2, p3, 0, 0, 0, 0]
 }
 
-/// The record as words.
-pub fn encode(record: Record) -> [u32; RECORD] {
-    let mut words = [0; RECORD];
+fn encode_projection(projection: Projection) -> [u32; 4] {
+    match projection {
+        Projection::Value => [1, 0, 0, 0],
+        Projection::Index { count } => [2, count, 0, 0],
+        Projection::Positional { dim, flip, shift } => [3, dim, u32::from(flip), shift.cast_unsigned()],
+        Projection::Fourier { weight, dim } => [4, dim, u32::from(weight.0), 0],
+    }
+}
+
+/// The tensor of these words and, if a node makes it, that node's number; `None` for anything that [`encode_tensor`] doesn't
+/// write.
+pub fn decode_tensor(words: &[u32; TENSOR]) -> Option<(Tensor, Option<u32>)> {
+    let &[h, w, c, kind, p0, p1, p2, p3, ..] = words;
+    let projection = || match p0 {
+        1 => Some(Projection::Value),
+        2 => Some(Projection::Index { count: p1 }),
+        3 => Some(Projection::Positional { dim: p1, flip: p2 != 0, shift: p3.cast_signed() }),
+        4 => Some(Projection::Fourier { weight: WeightId(u16::try_from(p2).ok()?), dim: p1 }),
+        _ => None,
+    };
+    let input = match kind {
+        0 => None,
+        1 => Some(Input::Sample),
+        2 => Some(Input::Time(projection()?)),
+        3 => Some(Input::Class(projection()?)),
+        4 => Some(Input::Embedding),
+        _ => return None,
+    };
+    let tensor = Tensor { shape: Shape::new(h, w, c), input };
+    // Words that were not written are none of a tensor's either.
+    let same = encode_tensor(tensor, p0)[..TENSOR_PLACE] == words[..TENSOR_PLACE];
+    same.then_some((tensor, input.is_none().then_some(p0)))
+}
+
+/// The words of a node.
+pub fn encode_node(node: &Node) -> [u32; NODE] {
+    let mut words = [0; NODE];
     let mut put = |from: usize, values: &[u32]| {
         words.iter_mut().skip(from).zip(values).for_each(|(w, v)| *w = *v);
     };
-    match record {
-        Record::Input(input, shape) => {
-            let (kind, projection) = match input {
-                Input::Sample => (1, None),
-                Input::Time(p) => (2, Some(p)),
-                Input::Class(p) => (3, Some(p)),
-                Input::Embedding => (4, None),
-            };
-            put(0, &[kind, shape.h, shape.w, shape.c]);
-            match projection {
-                None => {}
-                Some(Projection::Value) => put(4, &[1]),
-                Some(Projection::Index { count }) => put(4, &[2, count]),
-                Some(Projection::Positional { dim, flip, shift }) => {
-                    put(4, &[3, dim, u32::from(flip), shift.cast_unsigned()]);
-                }
-                Some(Projection::Fourier { weight, dim }) => put(4, &[4, dim, u32::from(weight.0)]),
-            }
+    let [a, b, c] = node.inputs.map(|id| id.map_or(NONE, |id| u32::from(id.0)));
+    let [d, e] = node.weights.map(|id| id.map_or(NONE, |id| u32::from(id.0)));
+    put(1, &[a, b, c, d, e]);
+    put(18, &[u32::from(node.output.0)]);
+    match node.op {
+        Op::Conv2d(Conv2d { in_c, out_c, kernel, stride, pad, upsample, scale, act }) => {
+            put(0, &[0]);
+            put(6, &[in_c, out_c, kernel[0], kernel[1], stride, pad[0], pad[1], pad[2], pad[3], upsample]);
+            put(16, &[scale.to_bits(), act as u32]);
         }
-        Record::Node(op, inputs, weights) => {
-            let kind = |number: u32| 16 + number;
-            let [a, b, c] = inputs.map(|id| id.map_or(NONE, |id| u32::from(id.0)));
-            let [d, e] = weights.map(|id| id.map_or(NONE, |id| u32::from(id.0)));
-            put(1, &[a, b, c, d, e]);
-            match op {
-                Op::Conv2d(Conv2d { in_c, out_c, kernel, stride, pad, upsample, scale, act }) => {
-                    put(0, &[kind(0)]);
-                    put(6, &[in_c, out_c, kernel[0], kernel[1], stride, pad[0], pad[1], pad[2], pad[3], upsample]);
-                    put(16, &[scale.to_bits(), act as u32]);
-                }
-                Op::GroupNorm(GroupNorm { groups, eps, act }) => {
-                    put(0, &[kind(1)]);
-                    put(6, &[groups, eps.to_bits(), act as u32]);
-                }
-                Op::Attention(Attention { heads, head_dim, scale }) => {
-                    put(0, &[kind(2)]);
-                    put(6, &[heads, head_dim, scale.to_bits()]);
-                }
-                Op::Upsample(Upsample { factor }) => {
-                    put(0, &[kind(3)]);
-                    put(6, &[factor]);
-                }
-                Op::AvgPool(AvgPool { size }) => {
-                    put(0, &[kind(4)]);
-                    put(6, &[size]);
-                }
-                Op::Concat(Concat) => put(0, &[kind(5)]),
-                Op::Embedding(Embedding { count, dim }) => {
-                    put(0, &[kind(6)]);
-                    put(6, &[count, dim]);
-                }
-                Op::Affine(Affine { scale, shift }) => {
-                    put(0, &[kind(7)]);
-                    put(6, &[scale.to_bits(), shift.to_bits()]);
-                }
-            }
+        Op::GroupNorm(GroupNorm { groups, eps, act }) => {
+            put(0, &[1]);
+            put(6, &[groups, eps.to_bits(), act as u32]);
+        }
+        Op::Attention(Attention { heads, head_dim, scale }) => {
+            put(0, &[2]);
+            put(6, &[heads, head_dim, scale.to_bits()]);
+        }
+        Op::Upsample(Upsample { factor }) => {
+            put(0, &[3]);
+            put(6, &[factor]);
+        }
+        Op::AvgPool(AvgPool { size }) => {
+            put(0, &[4]);
+            put(6, &[size]);
+        }
+        Op::Concat(Concat) => put(0, &[5]),
+        Op::Embedding(Embedding { count, dim }) => {
+            put(0, &[6]);
+            put(6, &[count, dim]);
+        }
+        Op::Affine(Affine { scale, shift }) => {
+            put(0, &[7]);
+            put(6, &[scale.to_bits(), shift.to_bits()]);
         }
     }
     words
 }
 
-/// The record that `words` hold; `None` for anything that [`encode`] doesn't write.
-pub fn decode(words: &[u32; RECORD]) -> Option<Record> {
-    let record = decode_known(words)?;
-    // What was not written is no record either: every word counts.
-    (encode(record) == *words).then_some(record)
-}
-
-fn decode_known(words: &[u32; RECORD]) -> Option<Record> {
-    let &[kind, a, b, c, d, e, p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, _, _] = words;
-    if kind < 16 {
-        let projection = || match d {
-            1 => Some(Projection::Value),
-            2 => Some(Projection::Index { count: e }),
-            3 => Some(Projection::Positional { dim: e, flip: p0 != 0, shift: p1.cast_signed() }),
-            4 => Some(Projection::Fourier { weight: WeightId(u16::try_from(p0).ok()?), dim: e }),
-            _ => None,
-        };
-        let input = match kind {
-            1 => Input::Sample,
-            2 => Input::Time(projection()?),
-            3 => Input::Class(projection()?),
-            4 => Input::Embedding,
-            _ => return None,
-        };
-        return Some(Record::Input(input, Shape::new(a, b, c)));
-    }
-    let op = match kind - 16 {
+/// The node of these words; `None` for anything that [`encode_node`] doesn't write.
+pub fn decode_node(words: &[u32; NODE]) -> Option<Node> {
+    let &[kind, a, b, c, d, e, p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, output, _] = words;
+    let op = match kind {
         0 => Op::Conv2d(Conv2d {
             in_c: p0,
             out_c: p1,
@@ -133,8 +131,11 @@ fn decode_known(words: &[u32; RECORD]) -> Option<Record> {
         7 => Op::Affine(Affine { scale: f32::from_bits(p0), shift: f32::from_bits(p1) }),
         _ => return None,
     };
-    let inputs = [id(a)?.map(TensorId), id(b)?.map(TensorId), id(c)?.map(TensorId)];
-    Some(Record::Node(op, inputs, [id(d)?.map(WeightId), id(e)?.map(WeightId)]))
+    let inputs: [_; MAX_INPUTS] = [id(a)?.map(TensorId), id(b)?.map(TensorId), id(c)?.map(TensorId)];
+    let weights: [_; MAX_WEIGHTS] = [id(d)?.map(WeightId), id(e)?.map(WeightId)];
+    let node = Node { op, inputs, weights, output: TensorId(u16::try_from(output).ok()?) };
+    // Words that were not written are none of a node's either.
+    (encode_node(&node) == *words).then_some(node)
 }
 
 /// An operand: absent, an id, or (the outer `None`) neither.

@@ -1,9 +1,12 @@
-//! Runs a graph with the ops' twins, one node a call: a caller can feed its watchdog or stop between nodes.
+//! Runs a network with the ops' twins, one node a call: a caller can feed its watchdog or stop between nodes.
 
 use super::graph::{Graph, Node, TensorId};
-use super::op::{Op, Shape};
+use super::op::Op;
 use super::plan::Plan;
+use super::program::Program;
+use super::view::{Normalised, View};
 use super::weights::WeightData;
+use crate::pack::{Pack, PackError};
 
 /// Why a graph can't be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +19,10 @@ pub enum ExecError {
     Node(usize),
 }
 
-/// A graph bound to its plan and weights, for one image at a time.
+/// A network bound to its plan and weights, for one image at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Exec<'a> {
-    graph: Graph<'a>,
-    plan: Plan<'a>,
-    weights: &'a [WeightData<'a>],
+    program: Program<'a>,
 }
 
 impl<'a> Exec<'a> {
@@ -35,39 +36,38 @@ impl<'a> Exec<'a> {
                 return Err(ExecError::Weight(i));
             }
         }
-        Ok(Self { graph, plan, weights })
+        Ok(Self { program: Program::Planned { graph, plan, weights } })
     }
 
-    /// The graph.
-    pub fn graph(&self) -> &Graph<'a> {
-        &self.graph
+    /// A network that is read where it lies in a pack. Goes over all of it once ([`Pack::check`]).
+    ///
+    /// # Errors
+    /// Those of [`Pack::check`].
+    pub fn packed(pack: Pack<'a>) -> Result<Self, PackError> {
+        pack.check()?;
+        Ok(Self { program: Program::Packed(pack) })
     }
 
-    /// The weights, in the graph's order.
-    pub fn weights(&self) -> &'a [WeightData<'a>] {
-        self.weights
+    /// What is run.
+    pub fn program(&self) -> &Program<'a> {
+        &self.program
     }
 
     /// How many f32 values the arena must hold.
     pub fn arena_len(&self) -> usize {
-        usize::try_from(self.plan.bytes / 4).unwrap_or(usize::MAX)
+        self.program.arena_len()
     }
 
-    fn range(&self, id: TensorId) -> (usize, usize) {
-        let start = (self.plan.tensor(id).offset / 4) as usize;
-        (start, start + self.graph.shape(id).len() as usize)
-    }
-
-    /// The values of a tensor: valid between its node and its last use.
+    /// The values of a tensor that is stored: valid between its node and its last use.
     pub fn tensor<'b>(&self, arena: &'b [f32], id: TensorId) -> Option<&'b [f32]> {
-        let (start, end) = self.range(id);
-        arena.get(start..end)
+        let place = self.program.place(id).filter(|place| !place.lazy)?;
+        arena.get(place.start..place.end())
     }
 
     /// The values of a tensor, to fill an input.
     pub fn tensor_mut<'b>(&self, arena: &'b mut [f32], id: TensorId) -> Option<&'b mut [f32]> {
-        let (start, end) = self.range(id);
-        arena.get_mut(start..end)
+        let place = self.program.place(id).filter(|place| !place.lazy)?;
+        arena.get_mut(place.start..place.end())
     }
 
     /// Runs node `index`; its inputs must hold their values.
@@ -78,33 +78,78 @@ impl<'a> Exec<'a> {
         if arena.len() < self.arena_len() {
             return Err(ExecError::Arena(self.arena_len()));
         }
-        let node = self.graph.nodes.get(index).ok_or(ExecError::Node(index))?;
-        self.dispatch(node, arena).ok_or(ExecError::Node(index))
+        let node = self.program.node(index).ok_or(ExecError::Node(index))?;
+        self.dispatch(&node, arena).ok_or(ExecError::Node(index))
     }
 
     fn dispatch(&self, node: &Node, arena: &mut [f32]) -> Option<()> {
-        let (start, end) = self.range(node.output);
-        let (before, rest) = arena.split_at_mut_checked(start)?;
-        let (out, after) = rest.split_at_mut_checked(end - start)?;
-        let read = |i: usize| -> Option<&[f32]> {
-            let (from, to) = self.range(node.inputs[i]?);
-            if to <= start { before.get(from..to) } else { after.get(from.checked_sub(end)?..to.checked_sub(end)?) }
-        };
-        let shape = |i: usize| -> Option<Shape> { node.inputs[i].map(|id| self.graph.shape(id)) };
-        let weight = |i: usize| node.weights[i].and_then(|id| self.weights.get(usize::from(id.0)).copied());
-        let os = self.graph.shape(node.output);
+        let place = self.program.place(node.output)?;
+        let (before, rest) = arena.split_at_mut_checked(place.start)?;
+        let (out, after) = rest.split_at_mut_checked(place.len)?;
+        let read = Reader { program: &self.program, before, after, gap: place.start..place.end() };
+        let input = |i: usize| node.inputs[i].and_then(|id| read.stored(id));
+        // One that is absent, or one that is there; `None` for one that should be there.
+        let option = |i: usize| node.inputs[i].map_or(Some(None), |id| read.stored(id).map(Some));
+        let view = |i: usize| read.view(node.inputs[i]?);
+        let shape = |i: usize| Some(self.program.tensor(node.inputs[i]?)?.shape);
+        let weight = |i: usize| node.weights[i].and_then(|id| self.program.weight(id));
+        let os = self.program.tensor(node.output)?.shape;
         match node.op {
             Op::Conv2d(op) => {
-                op.run(read(0)?, shape(0)?, read(1), read(2), weight(0)?, weight(1), out, os);
+                op.run(view(0)?, shape(0)?, option(1)?, option(2)?, weight(0)?, weight(1), out, os);
             }
-            Op::GroupNorm(op) => op.run(read(0)?, shape(0)?, read(1), weight(0)?, weight(1)?, out),
-            Op::Attention(op) => op.run(read(0)?, shape(0)?, read(1)?, read(2)?, out),
-            Op::Upsample(op) => op.run(read(0)?, shape(0)?, out, os),
-            Op::AvgPool(op) => op.run(read(0)?, shape(0)?, out, os),
-            Op::Concat(op) => op.run(read(0)?, shape(0)?.c, read(1)?, shape(1)?.c, out),
-            Op::Embedding(op) => op.run(read(0)?, weight(0)?, out),
-            Op::Affine(op) => op.run(read(0)?, read(1), out),
+            Op::GroupNorm(op) if place.lazy => op.stats(view(0)?, shape(0)?.pixels() as usize, out),
+            Op::GroupNorm(op) => op.run(view(0)?, option(1)?, [weight(0)?, weight(1)?], out),
+            Op::Attention(op) => op.run(input(0)?, shape(0)?, input(1)?, input(2)?, out),
+            Op::Upsample(op) => op.run(input(0)?, shape(0)?, out, os),
+            Op::AvgPool(op) => op.run(input(0)?, shape(0)?, out, os),
+            Op::Concat(_) if place.lazy => {}
+            Op::Concat(op) => op.run(input(0)?, shape(0)?.c, input(1)?, shape(1)?.c, out),
+            Op::Embedding(op) => op.run(input(0)?, weight(0)?, out),
+            Op::Affine(op) => op.run(input(0)?, option(1)?, out),
         }
         Some(())
+    }
+}
+
+/// The arena beside the place that a node writes.
+struct Reader<'a, 'p> {
+    program: &'a Program<'p>,
+    before: &'a [f32],
+    after: &'a [f32],
+    gap: core::ops::Range<usize>,
+}
+
+impl<'a, 'p: 'a> Reader<'a, 'p> {
+    /// A tensor in memory.
+    fn stored(&self, id: TensorId) -> Option<&'a [f32]> {
+        self.program.place(id).filter(|place| !place.lazy).and_then(|place| self.range(place.start, place.end()))
+    }
+
+    fn range(&self, from: usize, to: usize) -> Option<&'a [f32]> {
+        if to <= self.gap.start {
+            return self.before.get(from..to);
+        }
+        self.after.get(from.checked_sub(self.gap.end)?..to.checked_sub(self.gap.end)?)
+    }
+
+    /// A tensor in memory or one that is made while it is read.
+    fn view(&self, id: TensorId) -> Option<View<'a>> {
+        let Some(node) = self.program.lazy(id) else { return self.parts(id) };
+        let Op::GroupNorm(op) = node.op else { return self.parts(id) };
+        let place = self.program.place(id)?;
+        let weight = |i: usize| self.program.weight(node.weights[i]?);
+        let scale_shift = node.inputs[1].map_or(Some(None), |id| self.stored(id).map(Some))?;
+        let stats = self.range(place.start, place.end())?;
+        let weights = [weight(0)?, weight(1)?];
+        Some(self.parts(node.inputs[0]?)?.normalised(Normalised { op, stats, scale_shift, weights }))
+    }
+
+    /// The same without normalisation.
+    fn parts(&self, id: TensorId) -> Option<View<'a>> {
+        let channels = |id: TensorId| Some(self.program.tensor(id)?.shape.c);
+        let Some(node) = self.program.lazy(id) else { return Some(View::plain(self.stored(id)?, channels(id)?)) };
+        let (Op::Concat(_), [Some(a), Some(b), _]) = (node.op, node.inputs) else { return None };
+        Some(View::concat(self.stored(a)?, channels(a)?, self.stored(b)?, channels(b)?))
     }
 }

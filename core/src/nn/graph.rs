@@ -65,6 +65,24 @@ pub enum Input {
     Embedding,
 }
 
+impl Input {
+    /// Whether it is filled from a condition.
+    pub const fn is_condition(self) -> bool {
+        matches!(self, Input::Class(_) | Input::Embedding)
+    }
+}
+
+/// What a network takes and gives for one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The noisy image.
+    pub sample: Shape,
+    /// The prediction.
+    pub output: Shape,
+    /// Whether it takes a condition.
+    pub conditional: bool,
+}
+
 /// A tensor: its shape for one image, and its source when it is an input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tensor {
@@ -164,6 +182,18 @@ impl<'a> Graph<'a> {
     pub fn inputs(&self) -> impl Iterator<Item = (TensorId, Input, Shape)> + 'a {
         let tensors = self.tensors;
         tensors.iter().enumerate().filter_map(|(i, t)| t.input.map(|input| (TensorId(i as u16), input, t.shape)))
+    }
+
+    /// The node that makes tensor `id`; `None` for an input.
+    pub fn producer(&self, id: TensorId) -> Option<&'a Node> {
+        // Builders number results as they go.
+        self.nodes.binary_search_by_key(&id.0, |node| node.output.0).ok().and_then(|i| self.nodes.get(i))
+    }
+
+    /// What the network takes and gives; `None` if it takes no image.
+    pub fn interface(&self) -> Option<Interface> {
+        let conditional = self.inputs().any(|(_, input, _)| input.is_condition());
+        Some(Interface { sample: self.sample_shape()?, output: self.shape(self.output), conditional })
     }
 
     /// The shape of the noisy image that the network takes, if it takes one.

@@ -7,6 +7,8 @@ pub mod layout;
 pub mod model;
 pub mod op;
 pub mod plan;
+pub mod program;
 pub mod project;
 pub mod reference;
+pub mod view;
 pub mod weights;

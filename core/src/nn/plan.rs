@@ -1,7 +1,8 @@
 //! The memory plan: an offset in one arena for every tensor, by liveness.
 
 use super::graph::{Graph, Node, TensorId};
-use super::op::Shape;
+use super::op::{Op, Shape};
+use super::program::for_each_source;
 
 /// What a backend needs of a plan.
 #[derive(Clone, Copy, Debug)]
@@ -14,11 +15,16 @@ pub struct Target {
     pub max_binding: u64,
     /// Bytes of scratch memory that a node needs while it runs, for one image.
     pub workspace: fn(&Graph<'_>, &Node) -> u64,
+    /// Concatenations and group normalisations that convolutions alone read are not stored but made while they are read.
+    pub fused: bool,
 }
 
 impl Target {
-    /// Plain loops on a CPU: no padding, no scratch memory.
-    pub const REFERENCE: Target = Target { align: 16, lanes: 1, max_binding: u64::MAX, workspace: |_, _| 0 };
+    /// Plain loops on a CPU: no padding, no scratch memory, as little memory as can be.
+    pub const REFERENCE: Target = Target { fused: true, ..Self::STORED };
+
+    /// The same with every tensor stored.
+    pub const STORED: Target = Target { align: 16, lanes: 1, max_binding: u64::MAX, workspace: |_, _| 0, fused: false };
 
     /// Channels of a pixel of `shape`, padded.
     pub const fn padded_channels(&self, shape: Shape) -> u32 {
@@ -44,11 +50,13 @@ pub struct Slot {
     /// The placed slot with the next higher offset, as an index + 1; 0 ends the list.
     next: u32,
     placed: bool,
+    /// Not stored ([`Target::fused`]); a normalisation has the place of its statistics.
+    pub lazy: bool,
 }
 
 impl Slot {
     /// A place that fills unused memory.
-    pub const EMPTY: Slot = Slot { offset: 0, bytes: 0, first: 0, last: 0, next: 0, placed: false };
+    pub const EMPTY: Slot = Slot { offset: 0, bytes: 0, first: 0, last: 0, next: 0, placed: false, lazy: false };
 }
 
 /// Why a plan can't be made.
@@ -108,15 +116,25 @@ pub fn plan<'a>(graph: &Graph<'_>, target: &Target, slots: &'a mut [Slot]) -> Re
     for (slot, tensor) in slots.iter_mut().zip(graph.tensors) {
         *slot = Slot { bytes: sized(target.bytes(tensor.shape))?, ..Slot::default() };
     }
+    for node in graph.nodes.iter().filter(|node| target.fused && is_read_by_convolutions(graph, node)) {
+        let bytes = match node.op {
+            Op::GroupNorm(op) => sized(4 * op.stats_len() as u64)?,
+            _ => 0,
+        };
+        slots[usize::from(node.output.0)] = Slot { bytes, lazy: true, ..Slot::default() };
+    }
     for (i, node) in graph.nodes.iter().enumerate() {
         let now = i as u32;
         let output = &mut slots[usize::from(node.output.0)];
         (output.first, output.last) = (now, now);
-        for id in node.inputs.iter().flatten() {
-            slots[usize::from(id.0)].last = now;
-        }
+        let (tensors, nodes) = slots.split_at_mut(tensors);
+        // What is lazy lives as long as what it is made of, and that as long as anybody reads it.
+        let lazy = |id: TensorId| graph.producer(id).filter(|_| tensors[usize::from(id.0)].lazy);
+        let mut read = heapless::Vec::<TensorId, 12>::new();
+        for_each_source(node, lazy, &mut |id| read.push(id).is_ok());
+        read.iter().for_each(|id| tensors[usize::from(id.0)].last = now);
         let bytes = sized((target.workspace)(graph, node))?;
-        slots[tensors + i] = Slot { bytes, first: now, last: now, ..Slot::default() };
+        nodes[i] = Slot { bytes, first: now, last: now, ..Slot::default() };
     }
     slots[usize::from(graph.output.0)].last = graph.nodes.len() as u32;
 
@@ -132,6 +150,20 @@ pub fn plan<'a>(graph: &Graph<'_>, target: &Target, slots: &'a mut [Slot]) -> Re
         bytes = bytes.max(place(slots, &mut head, next)?);
     }
     Ok(Plan { slots, tensors, bytes, lower_bound })
+}
+
+/// Whether `node` concatenates or normalises, and nothing but the images of convolutions (and of normalisations, for a
+/// concatenation) is made of that.
+fn is_read_by_convolutions(graph: &Graph<'_>, node: &Node) -> bool {
+    let concat = matches!(node.op, Op::Concat(_));
+    if !(concat || matches!(node.op, Op::GroupNorm(_))) || node.output == graph.output {
+        return false;
+    }
+    let fits = |reader: &Node| {
+        let through = matches!(reader.op, Op::Conv2d(_)) || concat && matches!(reader.op, Op::GroupNorm(_));
+        through && !reader.inputs[1..].contains(&Some(node.output))
+    };
+    graph.nodes.iter().filter(|reader| reader.inputs.contains(&Some(node.output))).all(fits)
 }
 
 fn largest_unplaced(slots: &[Slot]) -> Option<usize> {
@@ -191,7 +223,8 @@ mod tests {
     }
 
     fn target() -> Target {
-        Target { align: 64, lanes: 4, max_binding: 1 << 20, workspace: |_, node| u64::from(node.output.0) * 4 }
+        let workspace = |_: &Graph<'_>, node: &Node| u64::from(node.output.0) * 4;
+        Target { align: 64, lanes: 4, max_binding: 1 << 20, workspace, fused: false }
     }
 
     #[test]

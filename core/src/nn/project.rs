@@ -1,7 +1,7 @@
 //! Numbers (the model time, a class label) as the features that a network is given. Done on the host for every backend:
 //! device sines are too coarse (2^-11), and arguments reach 1000 radians.
 
-use super::graph::{Graph, Input, Projection};
+use super::graph::{Input, Interface, Projection, WeightId};
 use super::weights::WeightData;
 use crate::denoise::Cond;
 use crate::math::wide;
@@ -25,16 +25,16 @@ pub enum InputError {
     Length,
 }
 
-/// The features of `number`, `out.len() == projection.dim()`. `weights` are the graph's.
+/// The features of `number`, `out.len() == projection.dim()`. `weight` finds the graph's.
 ///
 /// Sources: Ho et al. 2020 (positional), Song et al. 2021 (Fourier); rounded to f32 where diffusers rounds.
 ///
 /// # Errors
 /// [`InputError`].
-pub fn project(
+pub fn project<'w>(
     projection: Projection,
     number: f32,
-    weights: &[WeightData<'_>],
+    weight: impl FnOnce(WeightId) -> Option<WeightData<'w>>,
     out: &mut [f32],
 ) -> Result<(), InputError> {
     if !number.is_finite() {
@@ -63,12 +63,12 @@ pub fn project(
                 (out[i], out[half + i]) = if flip { (cos, sin) } else { (sin, cos) };
             }
         }
-        Projection::Fourier { weight, dim } => {
+        Projection::Fourier { weight: frequencies, dim } => {
             if number <= 0.0 {
                 return Err(InputError::NotPositive);
             }
             let half = dim as usize / 2;
-            let frequencies = weights.get(usize::from(weight.0)).ok_or(InputError::Length)?;
+            let frequencies = weight(frequencies).ok_or(InputError::Length)?;
             let log = wide::ln(f64::from(number)) as f32;
             for i in 0..half {
                 let angle = f64::from(log * frequencies.at(i) * 2.0 * core::f32::consts::PI);
@@ -80,23 +80,23 @@ pub fn project(
 }
 
 /// Fills one of a network's inputs other than the image: the features of time `t` or of condition `cond`.
-/// `embeddings` finds what was loaded under a number.
+/// `weight` finds the graph's weights, `embeddings` what was loaded under a number.
 ///
 /// # Errors
 /// [`InputError`].
-pub fn fill<'e>(
+pub fn fill<'w, 'e>(
     input: Input,
     t: f32,
     cond: Cond,
-    weights: &[WeightData<'_>],
+    weight: impl FnOnce(WeightId) -> Option<WeightData<'w>>,
     embeddings: impl FnOnce(u32) -> Option<&'e [f32]>,
     out: &mut [f32],
 ) -> Result<(), InputError> {
     match (input, cond) {
         (Input::Sample, _) => Err(InputError::Length),
-        (Input::Time(projection), _) => project(projection, t, weights, out),
+        (Input::Time(projection), _) => project(projection, t, weight, out),
         (Input::Class(projection), Cond::Class(label)) if label < 1 << 24 => {
-            project(projection, label as f32, weights, out)
+            project(projection, label as f32, weight, out)
         }
         (Input::Class(Projection::Index { count }), Cond::Class(_)) => Err(InputError::OutOfRange(count)),
         (Input::Class(_), Cond::Class(_)) => Err(InputError::OutOfRange(1 << 24)),
@@ -113,23 +113,27 @@ pub fn fill<'e>(
     }
 }
 
-/// Checks what [`crate::denoise::Denoise::predict`] was given against the graph: lengths, and that conditions are given
+/// Checks what [`crate::denoise::Denoise::predict`] was given against the network: lengths, and that conditions are given
 /// exactly if the network takes them. Returns the number of images and the number of evaluations (`k * images`).
 ///
 /// # Errors
 /// [`InputError::Length`] or [`InputError::Unconditional`].
-pub fn check(graph: &Graph<'_>, x: &[f32], conds: &[Cond], out: &[f32]) -> Result<(usize, usize), InputError> {
-    let len = graph.sample_shape().ok_or(InputError::Length)?.len() as usize;
-    let out_len = graph.shape(graph.output).len() as usize;
+pub fn check(
+    interface: Option<Interface>,
+    x: &[f32],
+    conds: &[Cond],
+    out_values: usize,
+) -> Result<(usize, usize), InputError> {
+    let Interface { sample, output, conditional } = interface.ok_or(InputError::Length)?;
+    let (len, out_len) = (sample.len() as usize, output.len() as usize);
     let images = x.len() / len;
     if images == 0 || images * len != x.len() || conds.is_empty() || !conds.len().is_multiple_of(images) {
         return Err(InputError::Length);
     }
-    if conds.len().checked_mul(out_len) != Some(out.len()) {
+    if conds.len().checked_mul(out_len) != Some(out_values) {
         return Err(InputError::Length);
     }
-    let takes = graph.inputs().any(|(_, i, _)| matches!(i, Input::Class(_) | Input::Embedding));
-    if !takes && conds.iter().any(|c| *c != Cond::None) {
+    if !conditional && conds.iter().any(|c| *c != Cond::None) {
         return Err(InputError::Unconditional);
     }
     Ok((images, conds.len()))
@@ -138,12 +142,11 @@ pub fn check(graph: &Graph<'_>, x: &[f32], conds: &[Cond], out: &[f32]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::graph::WeightId;
 
     #[test]
     fn positional_features_follow_the_formula() {
         let mut out = [9.0; 5];
-        project(Projection::Positional { dim: 5, flip: false, shift: 1 }, 3.0, &[], &mut out).unwrap();
+        project(Projection::Positional { dim: 5, flip: false, shift: 1 }, 3.0, |_| None, &mut out).unwrap();
         // Frequencies 1 and 1/10000 (the denominator is 2 - 1), sines first, an odd end of zero.
         let expected = [3.0_f32.sin(), 3e-4_f32.sin(), 3.0_f32.cos(), 3e-4_f32.cos(), 0.0];
         for (a, b) in out.iter().zip(expected) {
@@ -154,20 +157,20 @@ mod tests {
     #[test]
     fn fourier_refuses_time_zero() {
         let projection = Projection::Fourier { weight: WeightId(0), dim: 2 };
-        let weights = [WeightData::F32(&[0.5])];
-        assert_eq!(project(projection, 0.0, &weights, &mut [0.0; 2]), Err(InputError::NotPositive));
+        let weights = |_| Some(WeightData::F32(&[0.5]));
+        assert_eq!(project(projection, 0.0, weights, &mut [0.0; 2]), Err(InputError::NotPositive));
         let mut out = [0.0; 2];
-        project(projection, core::f32::consts::E, &weights, &mut out).unwrap();
+        project(projection, core::f32::consts::E, weights, &mut out).unwrap();
         assert!(out[0].abs() < 1e-6 && (out[1] + 1.0).abs() < 1e-6, "sin and cos of pi: {out:?}");
     }
 
     #[test]
     fn indices_are_whole_and_in_range() {
         let index = Projection::Index { count: 7 };
-        assert_eq!(project(index, 6.0, &[], &mut [0.0]), Ok(()));
+        assert_eq!(project(index, 6.0, |_| None, &mut [0.0]), Ok(()));
         for bad in [7.0, -1.0, 0.5] {
-            assert_eq!(project(index, bad, &[], &mut [0.0]), Err(InputError::OutOfRange(7)), "{bad}");
+            assert_eq!(project(index, bad, |_| None, &mut [0.0]), Err(InputError::OutOfRange(7)), "{bad}");
         }
-        assert_eq!(project(index, f32::NAN, &[], &mut [0.0]), Err(InputError::NotFinite));
+        assert_eq!(project(index, f32::NAN, |_| None, &mut [0.0]), Err(InputError::NotFinite));
     }
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::graph::Graph;
+use unfog_core::nn::plan::Target;
 use unfog_core::nn::weights::WeightData;
 
 pub use auto::{Chosen, choose};
@@ -213,11 +214,12 @@ impl<'a> Backend<'a> {
     pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
         request.check()?;
         if matches!(request.kind, Kind::Cpu | Kind::Reference) {
-            let copies: u64 = match request.kind {
-                Kind::Cpu => graph.weights.iter().map(|w| w.len().saturating_mul(4)).sum(),
-                _ => 0,
+            let (copies, target) = match request.kind {
+                Kind::Cpu => (graph.weights.iter().map(|w| w.len().saturating_mul(4)).sum(), Target::STORED),
+                _ => (0_u64, Target::REFERENCE),
             };
-            memory::check(memory::plan_bytes(&graph)?.saturating_add(copies), "the network's weights and activations")?;
+            let activations = memory::plan_bytes(&graph, &target)?;
+            memory::check(activations.saturating_add(copies), "the network's weights and activations")?;
         }
         match request.kind {
             Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),

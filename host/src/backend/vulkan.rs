@@ -2,6 +2,7 @@
 
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::graph::Graph;
+use unfog_core::nn::plan::Target;
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{
     Context, DeviceChoice, DeviceInfo, DeviceKind, GpuError, Options, Precision as Stored, VulkanDenoiser,
@@ -32,7 +33,7 @@ impl VulkanBackend {
             Precision::F32 => Stored::F32,
             Precision::F16 => Stored::F16,
         };
-        let max_images = (ARENA_BYTES / plan_bytes(graph)?.max(1)).clamp(1, MOST_IMAGES) as usize;
+        let max_images = (ARENA_BYTES / plan_bytes(graph, &Target::STORED)?.max(1)).clamp(1, MOST_IMAGES) as usize;
         let options = Options { precision: stored, max_images, ..Options::default() };
         let mut denoiser = VulkanDenoiser::new(&context, graph, weights, options).map_err(failed)?;
         denoiser.stop_when(stop.flag());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use unfog_core::denoise::{Cond, Denoise};
-use unfog_core::nn::graph::{Graph, Input, Node, TensorId, Weight, WeightUse};
+use unfog_core::nn::graph::{Graph, Input, Node, TensorId, Weight, WeightId, WeightUse};
 use unfog_core::nn::layout::{interleave, planar};
 use unfog_core::nn::op::Op;
 use unfog_core::nn::plan::{PlanError, Slot, Target, plan, slots_needed};
@@ -108,7 +108,7 @@ impl<'g> CpuDenoiser<'g> {
     /// [`CpuError`].
     pub fn new(graph: Graph<'g>, weights: &[WeightData<'_>], threads: usize) -> Result<Self, CpuError> {
         let mut slots = vec![Slot::default(); slots_needed(&graph)];
-        let plan = plan(&graph, &Target::REFERENCE, &mut slots).map_err(CpuError::Plan)?;
+        let plan = plan(&graph, &Target::STORED, &mut slots).map_err(CpuError::Plan)?;
         let place = |i: usize| {
             let start = (plan.tensor(TensorId(i as u16)).offset / 4) as usize;
             (start, start + graph.tensors[i].shape.len() as usize)
@@ -206,7 +206,6 @@ impl<'g> CpuDenoiser<'g> {
 
     fn evaluate(&mut self, x: &[f32], t: f32, cond: Cond, out: &mut [f32]) -> Result<(), CpuError> {
         let graph = self.graph;
-        let weights: Vec<WeightData<'_>> = self.weights.iter().map(|w| WeightData::F32(w)).collect();
         for (id, input, shape) in graph.inputs() {
             let (start, end) = self.places[usize::from(id.0)];
             let space = &mut self.arena[start..end];
@@ -214,8 +213,9 @@ impl<'g> CpuDenoiser<'g> {
                 interleave(x, shape, shape.c as usize, space);
                 continue;
             }
+            let weight = |id: WeightId| self.weights.get(usize::from(id.0)).map(|w| WeightData::F32(w));
             let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
-            project::fill(input, t, cond, &weights, find, space).map_err(CpuError::Input)?;
+            project::fill(input, t, cond, weight, find, space).map_err(CpuError::Input)?;
         }
         let shape = graph.shape(graph.output);
         planar(self.execute()?, shape, shape.c as usize, out);
@@ -231,7 +231,7 @@ impl Denoise for CpuDenoiser<'_> {
     }
 
     fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<(), CpuError> {
-        let (images, _) = project::check(&self.graph, x, conds, out).map_err(CpuError::Input)?;
+        let (images, _) = project::check(self.graph.interface(), x, conds, out.len()).map_err(CpuError::Input)?;
         let (len, out_len) = (x.len() / images, self.out_len());
         for (i, (&cond, out)) in conds.iter().zip(out.chunks_exact_mut(out_len)).enumerate() {
             let image = i % images * len;

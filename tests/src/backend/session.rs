@@ -63,10 +63,10 @@ impl Session for ReferenceSession<'_> {
     }
 
     fn run(&mut self) -> TestResult<Vec<f32>> {
-        for index in 0..self.exec.graph().nodes.len() {
+        for index in 0..self.exec.program().nodes() {
             self.exec.run_node(index, &mut self.arena).map_err(said)?;
         }
-        self.get(self.exec.graph().output)
+        self.get(self.exec.program().output())
     }
 
     fn get(&mut self, id: TensorId) -> TestResult<Vec<f32>> {

@@ -1,7 +1,11 @@
 //! 2-D convolution; a linear layer is its 1x1 case.
 
 use super::{Act, MAX_INPUTS, Shape, ShapeError};
+use crate::nn::view::View;
 use crate::nn::weights::WeightData;
+
+/// Channels of a pixel that the twin holds at a time.
+const CHANNELS: usize = 64;
 
 /// 2-D cross-correlation with everything that follows it fused in:
 /// `out = act((conv(x) + bias + channel + residual) * scale)`.
@@ -74,11 +78,12 @@ impl Conv2d {
         Ok(out)
     }
 
-    /// The twin. Each sum runs over kernel rows outermost, then kernel columns, then input channels, from 0 up.
+    /// The twin. Each sum runs over kernel rows outermost, then kernel columns, then input channels, from 0 up: the input's
+    /// pixels are read once, in their order, and added wherever they belong.
     #[expect(clippy::too_many_arguments, reason = "operands, as the shader binds them")]
     pub fn run(
         &self,
-        x: &[f32],
+        x: View<'_>,
         xs: Shape,
         channel: Option<&[f32]>,
         residual: Option<&[f32]>,
@@ -87,18 +92,27 @@ impl Conv2d {
         out: &mut [f32],
         os: Shape,
     ) {
-        let out_c = self.out_c as usize;
+        let (in_c, out_c) = (self.in_c as usize, self.out_c as usize);
         let taps = (self.kernel[0] * self.kernel[1]) as usize;
-        let filter_len = self.in_c as usize * taps;
-        for (p, pixel) in out.chunks_exact_mut(out_c).enumerate() {
-            pixel.fill(0.0);
-            for tap in 0..taps {
-                let Some(from) = self.source(xs, os, p, tap) else { continue };
-                let Some(x) = x.get(from..from + self.in_c as usize) else { continue };
-                for (o, sum) in pixel.iter_mut().enumerate() {
-                    *sum = weight.dot(*sum, x, o * filter_len + tap, taps);
+        let up = self.upsample as usize;
+        let mut values = [0.0; CHANNELS];
+        out.fill(0.0);
+        for row in 0..xs.h as usize * up {
+            for column in 0..xs.w as usize * up {
+                let pixel = row / up * xs.w as usize + column / up;
+                for first in (0..in_c).step_by(CHANNELS) {
+                    let values = &mut values[..CHANNELS.min(in_c - first)];
+                    x.load(pixel, first, values);
+                    for tap in 0..taps {
+                        let Some(p) = self.destination(os, row, column, tap) else { continue };
+                        for (o, sum) in out[p * out_c..][..out_c].iter_mut().enumerate() {
+                            *sum = weight.dot(*sum, values, (o * in_c + first) * taps + tap, taps);
+                        }
+                    }
                 }
             }
+        }
+        for (p, pixel) in out.chunks_exact_mut(out_c).enumerate() {
             for (o, value) in pixel.iter_mut().enumerate() {
                 let mut sum = *value;
                 sum += bias.map_or(0.0, |b| b.at(o));
@@ -109,13 +123,13 @@ impl Conv2d {
         }
     }
 
-    /// Where the channels that output pixel `p` reads at kernel position `tap` start; `None` inside the padding.
-    fn source(&self, xs: Shape, os: Shape, p: usize, tap: usize) -> Option<usize> {
-        let (s, up) = (self.stride as usize, self.upsample as usize);
-        let (kw, w) = (self.kernel[1] as usize, os.w as usize);
-        let y = (p / w * s + tap / kw).checked_sub(self.pad[0] as usize)?;
-        let x = (p % w * s + tap % kw).checked_sub(self.pad[1] as usize)?;
-        let inside = y < xs.h as usize * up && x < xs.w as usize * up;
-        inside.then(|| (y / up * xs.w as usize + x / up) * self.in_c as usize)
+    /// The output pixel that reads the (enlarged) input's row and column at kernel position `tap`, if there is one.
+    fn destination(&self, os: Shape, row: usize, column: usize, tap: usize) -> Option<usize> {
+        let (s, kw) = (self.stride as usize, self.kernel[1] as usize);
+        let y = (row + self.pad[0] as usize).checked_sub(tap / kw)?;
+        let x = (column + self.pad[1] as usize).checked_sub(tap % kw)?;
+        let (h, w) = (os.h as usize, os.w as usize);
+        let hit = y.is_multiple_of(s) && x.is_multiple_of(s) && y / s < h && x / s < w;
+        hit.then(|| y / s * w + x / s)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Act, MAX_INPUTS, Shape, ShapeError};
 use crate::math;
+use crate::nn::view::View;
 use crate::nn::weights::WeightData;
 
 /// `out = act(norm(x) * gamma + beta)`, or `act((norm(x) * gamma + beta) * (1 + scale) + shift)`.
@@ -32,31 +33,55 @@ impl GroupNorm {
         Ok(x0)
     }
 
-    /// The twin. The mean, then the mean of squared deviations, each summed in f64: pixels outermost, channels inside.
-    pub fn run(
+    /// Values of the statistics.
+    pub const fn stats_len(&self) -> usize {
+        2 * self.groups as usize
+    }
+
+    /// The statistics of each group, `out` `[groups, 2]`: the mean, and one over the deviation. The mean, then the mean of squared
+    /// deviations, each summed in f64: pixels outermost, channels inside.
+    pub fn stats(&self, x: View<'_>, pixels: usize, out: &mut [f32]) {
+        let size = x.channels() / self.groups as usize;
+        for (group, stats) in out.chunks_exact_mut(2).enumerate() {
+            stats.copy_from_slice(&self.group(x, pixels, group * size, size));
+        }
+    }
+
+    fn group(&self, x: View<'_>, pixels: usize, first: usize, size: usize) -> [f32; 2] {
+        let count = (pixels as u64 * size as u64) as f64;
+        let values = || (0..pixels).flat_map(|p| (first..first + size).map(move |i| x.at(p, i)));
+        let mean = (values().map(f64::from).sum::<f64>() / count) as f32;
+        let var = (values().map(|v| f64::from((v - mean) * (v - mean))).sum::<f64>() / count) as f32;
+        [mean, 1.0 / math::sqrt(var + self.eps)]
+    }
+
+    /// The value `v` of channel `i` of `c`, normalised by the statistics of its group. `weights`: gamma and beta.
+    #[inline]
+    pub(crate) fn value(
         &self,
-        x: &[f32],
-        xs: Shape,
+        v: f32,
+        stats: [f32; 2],
+        weights: [WeightData<'_>; 2],
         scale_shift: Option<&[f32]>,
-        gamma: WeightData<'_>,
-        beta: WeightData<'_>,
-        out: &mut [f32],
-    ) {
-        let c = xs.c as usize;
+        [i, c]: [usize; 2],
+    ) -> f32 {
+        let [gamma, beta] = weights;
+        let mut normal = (v - stats[0]) * stats[1] * gamma.at(i) + beta.at(i);
+        if let Some(s) = scale_shift {
+            normal = normal * (1.0 + s[i]) + s[c + i];
+        }
+        self.act.apply(normal)
+    }
+
+    /// The twin. `weights`: gamma and beta.
+    pub fn run(&self, x: View<'_>, scale_shift: Option<&[f32]>, weights: [WeightData<'_>; 2], out: &mut [f32]) {
+        let c = x.channels();
         let size = c / self.groups as usize;
-        let count = (xs.pixels() * size as u64) as f64;
         for first in (0..c).step_by(size) {
-            let group = || x.chunks_exact(c).flat_map(|pixel| &pixel[first..first + size]);
-            let mean = (group().map(|&v| f64::from(v)).sum::<f64>() / count) as f32;
-            let var = (group().map(|&v| f64::from((v - mean) * (v - mean))).sum::<f64>() / count) as f32;
-            let inv = 1.0 / math::sqrt(var + self.eps);
-            for (xp, op) in x.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
+            let stats = self.group(x, out.len() / c, first, size);
+            for (p, pixel) in out.chunks_exact_mut(c).enumerate() {
                 for i in first..first + size {
-                    let mut v = (xp[i] - mean) * inv * gamma.at(i) + beta.at(i);
-                    if let Some(s) = scale_shift {
-                        v = v * (1.0 + s[i]) + s[c + i];
-                    }
-                    op[i] = self.act.apply(v);
+                    pixel[i] = self.value(x.at(p, i), stats, weights, scale_shift, [i, c]);
                 }
             }
         }

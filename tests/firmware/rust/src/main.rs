@@ -10,12 +10,9 @@ use unfog_core::chain::{Batch, Chain};
 use unfog_core::config::Config;
 use unfog_core::denoise::Cond;
 use unfog_core::nn::exec::Exec;
-use unfog_core::nn::graph::{EMPTY_NODE, EMPTY_TENSOR, EMPTY_WEIGHT, Node, Tensor, Weight};
-use unfog_core::nn::plan::Slot;
 use unfog_core::nn::reference::Reference;
-use unfog_core::nn::weights::WeightData;
 use unfog_core::noise::Philox;
-use unfog_core::pack::{Memory, Pack, PackError};
+use unfog_core::pack::{Pack, PackError, arena_len};
 use unfog_core::sampler;
 use unfog_core::schedule::{BetaSchedule, Schedule};
 
@@ -27,18 +24,14 @@ static PACK: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("UNFOG_PACK")));
 
 const SIDE: usize = 16;
 const STEPS: usize = 20;
-/// Room for glyph-tiny: 80 nodes, 82 tensors, 144 weights; an arena of 128 KiB.
-const NODES: usize = 80;
-const TENSORS: usize = 82;
-const WEIGHTS: usize = 144;
-const ARENA: usize = 33_000;
+/// f32 values of the arena.
+const ARENA: usize = arena_len(&PACK.0);
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed through Debug")]
 enum Failure {
     Pack(PackError),
     Taken,
-    Exec(unfog_core::nn::exec::ExecError),
     Reference(unfog_core::nn::reference::ReferenceError),
     Config(unfog_core::config::ConfigError),
     Chain(unfog_core::chain::ChainError),
@@ -53,19 +46,9 @@ fn hash(values: &[f32]) -> u64 {
 }
 
 fn sample() -> Result<(), Failure> {
-    let pack = Pack::open(&PACK.0).map_err(Failure::Pack)?;
-    let nodes = cortex_m::singleton!(: [Node; NODES] = [EMPTY_NODE; NODES]).ok_or(Failure::Taken)?;
-    let tensors = cortex_m::singleton!(: [Tensor; TENSORS] = [EMPTY_TENSOR; TENSORS]).ok_or(Failure::Taken)?;
-    let weights = cortex_m::singleton!(: [Weight; WEIGHTS] = [EMPTY_WEIGHT; WEIGHTS]).ok_or(Failure::Taken)?;
-    let slots = cortex_m::singleton!(: [Slot; TENSORS + NODES] = [const { Slot::EMPTY }; TENSORS + NODES])
-        .ok_or(Failure::Taken)?;
-    let data = cortex_m::singleton!(: [WeightData<'static>; WEIGHTS] = [WeightData::F32(&[]); WEIGHTS])
-        .ok_or(Failure::Taken)?;
+    let exec = Exec::packed(Pack::open(&PACK.0).map_err(Failure::Pack)?).map_err(Failure::Pack)?;
     let arena = cortex_m::singleton!(: [f32; ARENA] = [0.0; ARENA]).ok_or(Failure::Taken)?;
-    let memory = Memory { nodes, tensors, weights, slots, data };
-    let (graph, plan, data) = pack.load(memory).map_err(Failure::Pack)?;
-    hprintln!("arena {} bytes", plan.bytes);
-    let exec = Exec::new(graph, plan, data).map_err(Failure::Exec)?;
+    hprintln!("arena {} bytes", 4 * ARENA);
     let mut go = || true;
     let mut network = Reference::new(exec, arena, &[], &mut go).map_err(Failure::Reference)?;
 

@@ -1,0 +1,116 @@
+//! Writing a pack.
+
+use super::{ABI, CHECKED, FORMAT, HEADER, MAGIC, NODE_BYTES, PackError, TENSOR_BYTES, WEIGHT_BYTES, crc32};
+use crate::nn::code::{self, TENSOR_PLACE};
+use crate::nn::graph::{Graph, TensorId, Weight};
+use crate::nn::plan::{Plan, Slot, Target, plan, slots_needed};
+use crate::nn::weights::WeightData;
+
+/// Writes a pack, piece by piece, to `sink`, and returns the bytes of the arena that it needs. Goes over the weights twice: once for the checksum, once to write.
+///
+/// # Errors
+/// [`PackError::Plan`], [`PackError::Sink`], [`PackError::Full`] when a weight's data doesn't fit the graph.
+pub fn write(
+    graph: &Graph<'_>,
+    data: &[WeightData<'_>],
+    slots: &mut [Slot],
+    sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>,
+) -> Result<u64, PackError> {
+    let slots = slots.get_mut(..slots_needed(graph)).ok_or(PackError::Full)?;
+    let plan = plan(graph, &Target::REFERENCE, slots).map_err(PackError::Plan)?;
+    let fits = |(w, d): (&Weight, &WeightData<'_>)| d.len() as u64 == w.len();
+    if data.len() != graph.weights.len() || !graph.weights.iter().zip(data).all(fits) {
+        return Err(PackError::Full);
+    }
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(MAGIC);
+    let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    put(8, FORMAT);
+    put(12, ABI);
+    put(28, graph.tensors.len() as u32);
+    put(32, graph.nodes.len() as u32);
+    put(36, graph.weights.len() as u32);
+    put(40, u32::from(graph.output.0));
+    put(44, u32::try_from(plan.bytes / 4).map_err(|_| PackError::Full)?);
+    let (mut crc, mut length) = (crc32(0, &header[CHECKED..]), HEADER as u64);
+    body(graph, &plan, data, &mut |bytes| {
+        crc = crc32(crc, bytes);
+        length += bytes.len() as u64;
+        Ok(())
+    })?;
+    header[16..24].copy_from_slice(&length.to_le_bytes());
+    header[24..28].copy_from_slice(&crc.to_le_bytes());
+    sink(&header).map_err(|()| PackError::Sink)?;
+    body(graph, &plan, data, sink)?;
+    Ok(plan.bytes)
+}
+
+/// Everything after the header.
+fn body(
+    graph: &Graph<'_>,
+    plan: &Plan<'_>,
+    data: &[WeightData<'_>],
+    sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>,
+) -> Result<(), PackError> {
+    let mut at = HEADER;
+    let mut put = |bytes: &[u8]| {
+        at += bytes.len();
+        sink(bytes).map_err(|()| PackError::Sink)
+    };
+    for (i, tensor) in graph.tensors.iter().enumerate() {
+        let id = TensorId(u16::try_from(i).map_err(|_| PackError::Full)?);
+        let made_by = graph.nodes.iter().position(|node| node.output == id);
+        let mut record = code::encode_tensor(*tensor, made_by.unwrap_or_default() as u32);
+        let slot = plan.tensor(id);
+        record[TENSOR_PLACE] = u32::try_from(slot.offset / 4).map_err(|_| PackError::Full)?;
+        record[TENSOR_PLACE + 1] = u32::from(slot.lazy);
+        record.iter().try_for_each(|word| put(&word.to_le_bytes()))?;
+    }
+    for node in graph.nodes {
+        code::encode_node(node).iter().try_for_each(|word| put(&word.to_le_bytes()))?;
+    }
+    let padding = |bytes: usize| &[0_u8; 16][..bytes.next_multiple_of(16) - bytes];
+    let start = HEADER
+        + graph.tensors.len() * TENSOR_BYTES
+        + graph.nodes.len() * NODE_BYTES
+        + graph.weights.len() * WEIGHT_BYTES;
+    let mut offset = start;
+    for (weight, data) in graph.weights.iter().zip(data) {
+        let (kind, size, scales) = match data {
+            WeightData::F32(w) => (0, 4 * w.len(), 0),
+            WeightData::F16(w) => (1, 2 * w.len(), 0),
+            WeightData::Bf16(w) => (2, 2 * w.len(), 0),
+            WeightData::I8 { values, scales } => (3, values.len(), 4 * scales.len()),
+        };
+        let scales_at = offset + size.next_multiple_of(16);
+        for word in weight.shape.into_iter().chain([code::role_code(weight.role), kind]) {
+            put(&word.to_le_bytes())?;
+        }
+        put(&(offset as u64).to_le_bytes())?;
+        put(&(if scales > 0 { scales_at as u64 } else { 0 }).to_le_bytes())?;
+        put(&[0; 8])?;
+        offset = scales_at + scales.next_multiple_of(16);
+    }
+    for data in data {
+        let mut section = |len: usize, bytes: &mut dyn Iterator<Item = [u8; 4]>, size: usize| {
+            for value in bytes {
+                put(&value[..size])?;
+            }
+            put(padding(len * size))
+        };
+        let half = |w: &u16| {
+            let [a, b] = w.to_le_bytes();
+            [a, b, 0, 0]
+        };
+        match data {
+            WeightData::F32(w) => section(w.len(), &mut w.iter().map(|w| w.to_le_bytes()), 4)?,
+            WeightData::F16(w) | WeightData::Bf16(w) => section(w.len(), &mut w.iter().map(half), 2)?,
+            WeightData::I8 { values, scales } => {
+                section(values.len(), &mut values.iter().map(|w| [w.cast_unsigned(), 0, 0, 0]), 1)?;
+                section(scales.len(), &mut scales.iter().map(|w| w.to_le_bytes()), 4)?;
+            }
+        }
+    }
+    debug_assert_eq!(at, offset);
+    Ok(())
+}
