@@ -5,10 +5,11 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | header, 64 bytes | "unfogpak", [`FORMAT`], [`ABI`], length u64, CRC-32 of all that follows it, numbers of tensors, nodes and weights, the output's id, f32 values of the arena for one image |
+//! | header, 64 bytes | "unfogpak", [`FORMAT`], [`ABI`], length u64, CRC-32 of all that follows it, numbers of tensors, nodes and weights, the output's id, f32 values of the arena for one image, offset of the settings or 0 |
 //! | tensors | 48 bytes each, [`crate::nn::code`]; then the place in the arena (values before it), and 1 if it is not stored |
 //! | nodes | 80 bytes each, in the order of execution |
 //! | weights | 48 bytes each: shape, use, type, offset of the values, offset of the scales (int8) |
+//! | settings | 256 bytes: the sampler's name, the numbers of [`crate::config::Config`]; then alpha-bar of each timestep |
 //! | data | the weights' values, each weight at a multiple of 16 |
 //!
 //! [`Pack::open`] checks the header and the checksum. From there, [`crate::nn::exec::Exec::packed`] runs the network without any
@@ -17,6 +18,7 @@
 
 mod check;
 mod quantise;
+mod settings;
 mod write;
 
 #[cfg(test)]
@@ -28,6 +30,7 @@ use crate::nn::plan::PlanError;
 use crate::nn::weights::WeightData;
 
 pub use quantise::quantise;
+pub use settings::Settings;
 pub use write::write;
 
 /// The layout of the file.
@@ -39,6 +42,8 @@ const MAGIC: &[u8; 8] = b"unfogpak";
 const HEADER: usize = 64;
 /// The first byte that the checksum covers: the one after it.
 const CHECKED: usize = 28;
+/// Where the header holds the offset of the settings.
+const SETTINGS_AT: usize = 48;
 const TENSOR_BYTES: usize = 4 * TENSOR;
 const NODE_BYTES: usize = 4 * NODE;
 const WEIGHT_BYTES: usize = 48;
@@ -80,6 +85,8 @@ pub enum PackError {
     Plan(PlanError),
     /// The plan has tensor `id` lie beyond the arena or over values that are still needed.
     Place(usize),
+    /// The settings are none that this crate writes.
+    Settings,
     /// The lent memory is too small, or the weights are not those of the graph.
     Full,
     /// What receives the bytes failed.

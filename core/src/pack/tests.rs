@@ -54,7 +54,7 @@ fn with_pack(test: impl FnOnce(&Graph<'_>, &[WeightData<'_>], &[u8])) {
     let data: Vec<WeightData<'_>> = values.iter().map(|v| WeightData::F32(v)).collect();
     let mut bytes = Vec::new();
     let mut slots = std::vec![Slot::default(); slots_needed(&graph)];
-    write(&graph, &data, &mut slots, &mut |b| {
+    write(&graph, &data, None, &mut slots, &mut |b| {
         bytes.extend_from_slice(b);
         Ok(())
     })
@@ -255,4 +255,78 @@ fn int8_keeps_each_row_to_half_a_step() {
     assert_eq!(q.dot(1.0, &[2.0], 0, 1), 1.0 + 2.0 * q.at(0));
     let vector = Weight { shape: [6, 1, 1, 1], role: WeightUse::Vector };
     assert!(quantise(&vector, WeightData::F32(&w), &mut [0; 6], &mut [0.0; 6]).is_none());
+}
+
+/// The pack of a small network with these settings.
+fn with_settings(settings: &Settings<'_>) -> Result<Vec<u8>, PackError> {
+    let (mut nodes, mut tensors, mut slots) = ([EMPTY_NODE; 1], [EMPTY_TENSOR; 2], [Slot::default(); 3]);
+    let mut builder = GraphBuilder::new(&mut nodes, &mut tensors, &mut []);
+    let x = builder.input(crate::nn::graph::Input::Sample, crate::nn::op::Shape::new(2, 2, 1))?;
+    let double = crate::nn::op::Op::Affine(crate::nn::op::Affine { scale: 2.0, shift: 0.0 });
+    let y = builder.node(double, [Some(x), None, None], [None; 2])?;
+    let mut bytes = Vec::new();
+    write(&builder.finish(y), &[], Some(settings), &mut slots, &mut |b| {
+        bytes.extend_from_slice(b);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+#[test]
+fn settings_come_back() {
+    use crate::config::{Config, Parity, Variance};
+    use crate::predict::{Clip, PredictionType};
+    use crate::schedule::{BetaSchedule, End, Level, Schedule, Shift, SigmaTable, Sigmas, Spacing};
+    let plain = Config { train_steps: 40, steps: 4, ..Config::default() };
+    let other = Config {
+        betas: BetaSchedule::Trained,
+        prediction: PredictionType::Edm { sigma_data: 0.5 },
+        clip: Clip::Dynamic { ratio: 0.9, max: 3.0 },
+        spacing: Spacing::Consistency { original: 20 },
+        variance: Variance::LearnedRange,
+        parity: Parity::Table,
+        zero_terminal_snr: true,
+        sigmas: Sigmas {
+            table: SigmaTable::Vp { beta_d: 19.9, beta_min: 0.1, eps: 1e-3 },
+            end: End::Min,
+            min: Some(0.25),
+            shift: Shift::Exponential(1.5),
+            shift_terminal: Some(0.125),
+            ..Sigmas::default()
+        },
+        lower_order_final: false,
+        ..plain
+    };
+    let alpha_bar: Vec<f32> = (0..40).map(|t| 0.99 - t as f32 / 50.0).collect();
+    for config in [plain, other] {
+        let settings = Settings { config, sampler: "dpmpp-2m", alpha_bar: &alpha_bar };
+        let bytes = with_settings(&settings).unwrap();
+        let aligned = Aligned::new(&bytes);
+        assert_eq!(Pack::open(aligned.bytes()).unwrap().settings(), Ok(Some(settings)));
+        // Every damaged number is refused, or means something else.
+        let at = word(&bytes, SETTINGS_AT) as usize;
+        for i in (at..at + settings::SETTINGS).step_by(4) {
+            let mut bytes = bytes.clone();
+            bytes[i..i + 4].copy_from_slice(&77_u32.to_le_bytes());
+            let crc = crc32(0, &bytes[CHECKED..]);
+            bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+            let aligned = Aligned::new(&bytes);
+            assert_ne!(Pack::open(aligned.bytes()).unwrap().settings(), Ok(Some(settings)), "{i}");
+        }
+    }
+    // Tables of another length, and names without end.
+    let cut = Settings { config: plain, sampler: "ddim", alpha_bar: &alpha_bar[1..] };
+    assert_eq!(with_settings(&cut), Err(PackError::Settings));
+    let long = Settings { sampler: "a name of more than thirty-one letters", ..cut };
+    assert_eq!(with_settings(&Settings { alpha_bar: &alpha_bar, ..long }), Err(PackError::Settings));
+
+    // A schedule from the pack's table is the schedule.
+    let (mut table, mut timesteps, mut levels) = ([0.0; 40], [0; 4], [Level::default(); 5]);
+    let sampler = &crate::sampler::EULER;
+    let made = Schedule::for_sampler(&plain, sampler, &mut table, &mut timesteps, &mut levels).unwrap();
+    let (mut timesteps, mut levels) = ([0; 4], [Level::default(); 5]);
+    let read = Schedule::with_alpha_bar(&plain, sampler, made.alpha_bar(), &mut timesteps, &mut levels);
+    assert_eq!(read, Ok(made));
+    let rising: Vec<f32> = alpha_bar.iter().rev().copied().collect();
+    assert!(Schedule::with_alpha_bar(&plain, sampler, &rising, &mut [0; 4], &mut [Level::default(); 5]).is_err());
 }

@@ -1,6 +1,9 @@
 //! Writing a pack.
 
-use super::{ABI, CHECKED, FORMAT, HEADER, MAGIC, NODE_BYTES, PackError, TENSOR_BYTES, WEIGHT_BYTES, crc32};
+use super::settings::{SETTINGS, Settings};
+use super::{
+    ABI, CHECKED, FORMAT, HEADER, MAGIC, NODE_BYTES, PackError, SETTINGS_AT, TENSOR_BYTES, WEIGHT_BYTES, crc32,
+};
 use crate::nn::code::{self, TENSOR_PLACE};
 use crate::nn::graph::{Graph, TensorId, Weight};
 use crate::nn::plan::{Plan, Slot, Target, plan, slots_needed};
@@ -9,10 +12,12 @@ use crate::nn::weights::WeightData;
 /// Writes a pack, piece by piece, to `sink`, and returns the bytes of the arena that it needs. Goes over the weights twice: once for the checksum, once to write.
 ///
 /// # Errors
-/// [`PackError::Plan`], [`PackError::Sink`], [`PackError::Full`] when a weight's data doesn't fit the graph.
+/// [`PackError::Plan`], [`PackError::Sink`], [`PackError::Full`] when a weight's data doesn't fit the graph,
+/// [`PackError::Settings`] when the table of alpha-bar has another length than the settings say.
 pub fn write(
     graph: &Graph<'_>,
     data: &[WeightData<'_>],
+    settings: Option<&Settings<'_>>,
     slots: &mut [Slot],
     sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>,
 ) -> Result<u64, PackError> {
@@ -22,6 +27,14 @@ pub fn write(
     if data.len() != graph.weights.len() || !graph.weights.iter().zip(data).all(fits) {
         return Err(PackError::Full);
     }
+    let section = match settings {
+        Some(settings) if settings.alpha_bar.len() == settings.config.train_steps => {
+            Some((settings.encode().ok_or(PackError::Settings)?, settings.alpha_bar))
+        }
+        Some(_) => return Err(PackError::Settings),
+        None => None,
+    };
+    let parts = Parts { graph, plan: &plan, data, settings: section };
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(MAGIC);
     let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -32,8 +45,9 @@ pub fn write(
     put(36, graph.weights.len() as u32);
     put(40, u32::from(graph.output.0));
     put(44, u32::try_from(plan.bytes / 4).map_err(|_| PackError::Full)?);
+    put(SETTINGS_AT, parts.settings.map_or(0, |_| parts.tables_end() as u32));
     let (mut crc, mut length) = (crc32(0, &header[CHECKED..]), HEADER as u64);
-    body(graph, &plan, data, &mut |bytes| {
+    body(&parts, &mut |bytes| {
         crc = crc32(crc, bytes);
         length += bytes.len() as u64;
         Ok(())
@@ -41,17 +55,30 @@ pub fn write(
     header[16..24].copy_from_slice(&length.to_le_bytes());
     header[24..28].copy_from_slice(&crc.to_le_bytes());
     sink(&header).map_err(|()| PackError::Sink)?;
-    body(graph, &plan, data, sink)?;
+    body(&parts, sink)?;
     Ok(plan.bytes)
 }
 
+/// What is written.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    graph: &'a Graph<'a>,
+    plan: &'a Plan<'a>,
+    data: &'a [WeightData<'a>],
+    settings: Option<([u8; SETTINGS], &'a [f32])>,
+}
+
+impl Parts<'_> {
+    /// Bytes up to the end of the tables.
+    fn tables_end(&self) -> usize {
+        let Graph { nodes, tensors, weights, .. } = *self.graph;
+        HEADER + tensors.len() * TENSOR_BYTES + nodes.len() * NODE_BYTES + weights.len() * WEIGHT_BYTES
+    }
+}
+
 /// Everything after the header.
-fn body(
-    graph: &Graph<'_>,
-    plan: &Plan<'_>,
-    data: &[WeightData<'_>],
-    sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>,
-) -> Result<(), PackError> {
+fn body(parts: &Parts<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>) -> Result<(), PackError> {
+    let Parts { graph, plan, data, settings } = *parts;
     let mut at = HEADER;
     let mut put = |bytes: &[u8]| {
         at += bytes.len();
@@ -70,11 +97,8 @@ fn body(
         code::encode_node(node).iter().try_for_each(|word| put(&word.to_le_bytes()))?;
     }
     let padding = |bytes: usize| &[0_u8; 16][..bytes.next_multiple_of(16) - bytes];
-    let start = HEADER
-        + graph.tensors.len() * TENSOR_BYTES
-        + graph.nodes.len() * NODE_BYTES
-        + graph.weights.len() * WEIGHT_BYTES;
-    let mut offset = start;
+    let table = settings.map_or(0, |(section, alpha_bar)| section.len() + (4 * alpha_bar.len()).next_multiple_of(16));
+    let mut offset = parts.tables_end() + table;
     for (weight, data) in graph.weights.iter().zip(data) {
         let (kind, size, scales) = match data {
             WeightData::F32(w) => (0, 4 * w.len(), 0),
@@ -90,6 +114,11 @@ fn body(
         put(&(if scales > 0 { scales_at as u64 } else { 0 }).to_le_bytes())?;
         put(&[0; 8])?;
         offset = scales_at + scales.next_multiple_of(16);
+    }
+    if let Some((section, alpha_bar)) = settings {
+        put(&section)?;
+        alpha_bar.iter().try_for_each(|value| put(&value.to_le_bytes()))?;
+        put(padding(4 * alpha_bar.len()))?;
     }
     for data in data {
         let mut section = |len: usize, bytes: &mut dyn Iterator<Item = [u8; 4]>, size: usize| {

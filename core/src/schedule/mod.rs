@@ -48,6 +48,10 @@ impl<'a> Schedule<'a> {
     /// [`Spacing::Given`] it holds them on entry.
     pub fn new(config: &Config, alpha_bar: &'a mut [f32], timesteps: &'a mut [u32]) -> Result<Self, ConfigError> {
         Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
+        Self::over_timesteps(config, alpha_bar, timesteps)
+    }
+
+    fn over_timesteps(config: &Config, alpha_bar: &'a [f32], timesteps: &'a mut [u32]) -> Result<Self, ConfigError> {
         fill_timesteps(config.spacing, config.train_steps, config.steps_offset, timesteps)?;
         let schedule = Self { alpha_bar, timesteps, levels: &[], init_noise_sigma: 1.0, end_scale: 1.0 };
         schedule.check(config.prediction)?;
@@ -76,16 +80,39 @@ impl<'a> Schedule<'a> {
         timesteps: &'a mut [u32],
         levels: &'a mut [Level],
     ) -> Result<Self, ConfigError> {
+        Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
+        if sampler.grid != Grid::Chain
+            && let Some(last) = alpha_bar.last_mut().filter(|last| config.zero_terminal_snr || **last <= 0.0)
+        {
+            *last = LEAST_ALPHA_BAR;
+        }
+        Self::with_alpha_bar(config, sampler, alpha_bar, timesteps, levels)
+    }
+
+    /// The same with a table of alpha-bar that is there already, as [`Schedule::for_sampler`] left it for a sampler of the same
+    /// grid: firmware reads it where it lies in a pack ([`crate::pack::Settings`]).
+    pub fn with_alpha_bar(
+        config: &Config,
+        sampler: &Sampler,
+        alpha_bar: &'a [f32],
+        timesteps: &'a mut [u32],
+        levels: &'a mut [Level],
+    ) -> Result<Self, ConfigError> {
+        Self::check_lengths(config, alpha_bar.len(), timesteps.len())?;
+        // What rises or is no number was not made from betas.
+        let falls = |pair: &[f32]| pair[1] >= 0.0 && (pair[0] >= pair[1] || pair[1] == LEAST_ALPHA_BAR);
+        if let Some(t) = alpha_bar.windows(2).position(|pair| !falls(pair)) {
+            return Err(ConfigError::Beta { t: t + 1 });
+        }
+        if alpha_bar.first().is_none_or(|first| !(0.0..=1.0).contains(first)) {
+            return Err(ConfigError::Beta { t: 0 });
+        }
         if sampler.grid == Grid::Chain {
-            return Self::new(config, alpha_bar, timesteps);
+            return Self::over_timesteps(config, alpha_bar, timesteps);
         }
         let needed = sampler.levels(config.steps);
         if levels.len() != needed {
             return Err(ConfigError::Length { needed, given: levels.len() });
-        }
-        Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
-        if let Some(last) = alpha_bar.last_mut().filter(|last| config.zero_terminal_snr || **last <= 0.0) {
-            *last = LEAST_ALPHA_BAR;
         }
         sigma::fill_levels(config, sampler.grid, alpha_bar, timesteps, levels)?;
         let first = levels.first().copied().unwrap_or_default();
@@ -108,13 +135,17 @@ impl<'a> Schedule<'a> {
         Ok(Self { alpha_bar, timesteps, levels, init_noise_sigma, end_scale: end_scale as f32 })
     }
 
-    /// Checks lengths, and fills the table of alpha-bar.
-    fn fill_alpha_bar(config: &Config, alpha_bar: &mut [f32], steps: usize) -> Result<(), ConfigError> {
+    fn check_lengths(config: &Config, alpha_bar: usize, steps: usize) -> Result<(), ConfigError> {
         config.validate()?;
         let same_length =
             |needed, given| if needed == given { Ok(()) } else { Err(ConfigError::Length { needed, given }) };
-        same_length(config.train_steps, alpha_bar.len())?;
-        same_length(config.steps, steps)?;
+        same_length(config.train_steps, alpha_bar)?;
+        same_length(config.steps, steps)
+    }
+
+    /// Checks lengths, and fills the table of alpha-bar.
+    fn fill_alpha_bar(config: &Config, alpha_bar: &mut [f32], steps: usize) -> Result<(), ConfigError> {
+        Self::check_lengths(config, alpha_bar.len(), steps)?;
         fill_betas(config.betas, config.beta_start, config.beta_end, alpha_bar)?;
         if config.zero_terminal_snr {
             rescale_zero_terminal_snr(alpha_bar);
