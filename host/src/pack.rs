@@ -1,15 +1,17 @@
-//! A model as one flat file ([`unfog_core::pack`]), for firmware and for a fast start.
+//! A model as one flat file ([`unfog_core::pack`]), for firmware and for a fast start: the network, and what its scheduler says
+//! about a run.
 
 use std::path::Path;
 
 use unfog_core::nn::graph::{Weight, WeightUse};
 use unfog_core::nn::plan::{Slot, slots_needed};
 use unfog_core::nn::weights::{WeightData, f32_to_f16};
-use unfog_core::pack::{PackError, quantise, write};
+use unfog_core::pack::{self, PackError, quantise, write};
 
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Model;
+use crate::settings::{Settings, Wishes};
 
 /// How a pack stores the kernels of convolutions and linear layers. Biases and norms stay f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,11 +80,15 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     });
     let stored = stored.collect::<Result<Vec<_>>>()?;
     let data: Vec<WeightData<'_>> = stored.iter().map(Stored::view).collect();
+    let settings = Settings::new(model.scheduler()?, &Wishes { guidance: 1.0, ..Wishes::default() })?;
+    let mut tables = settings.tables()?;
+    let schedule = tables.schedule()?;
+    let section = pack::Settings::new(&settings.config, settings.sampler, schedule.alpha_bar());
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
     let (mut bytes, mut arena_bytes) = (0, 0);
     files::write(out, |file| {
         let mut cause = None;
-        let result = write(&graph, &data, &mut slots, &mut |piece| {
+        let result = write(&graph, &data, Some(&section), &mut slots, &mut |piece| {
             bytes += piece.len() as u64;
             file.write_all(piece).map_err(|e| cause = Some(e))
         });

@@ -31,5 +31,5 @@ UNFOG_PACK="$pack" CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER=arm-none-eabi-gcc \
     cargo build -q --locked --release $std --target "$target" --target-dir "$folder"
 program=$folder/$target/release/unfog-firmware
 arm-none-eabi-size "$program" >&2
-exec qemu-system-arm -cpu cortex-m4 -machine mps2-an386 -nographic -semihosting-config enable=on,target=native \
+exec qemu-system-arm -cpu cortex-m4 -machine mps2-an386 -nographic -icount shift=0 -semihosting-config enable=on,target=native \
     -kernel "$program" </dev/null
