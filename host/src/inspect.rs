@@ -87,13 +87,14 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>) -> Result<Inspection> {
     });
     let scheduler = model.scheduler()?;
     let classes = model.classes();
+    let [in_channels, out_channels] = model.channels();
     Ok(Inspection {
         model: model.name().into(),
-        architecture: "UNet2DModel",
+        architecture: model.architecture(),
         width,
         height,
-        in_channels: model.config().in_channels,
-        out_channels: model.config().out_channels,
+        in_channels,
+        out_channels,
         classes: classes.iter().flat_map(|c| c.iter()).map(|(l, name)| (l, name.map(str::to_owned))).collect(),
         null_class: classes.and_then(|classes| classes.null()),
         sampler: scheduler.as_ref().map(|s| s.sampler.name),

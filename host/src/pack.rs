@@ -84,11 +84,13 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     let mut tables = settings.tables()?;
     let schedule = tables.schedule()?;
     let section = pack::Settings::new(&settings.config, settings.sampler, schedule.alpha_bar());
+    let notes = model.index_text()?;
+    let contents = pack::Contents { graph: &graph, data: &data, settings: Some(&section), notes: &notes };
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
     let (mut bytes, mut arena_bytes) = (0, 0);
     files::write(out, |file| {
         let mut cause = None;
-        let result = write(&graph, &data, Some(&section), &mut slots, &mut |piece| {
+        let result = write(&contents, &mut slots, &mut |piece| {
             bytes += piece.len() as u64;
             file.write_all(piece).map_err(|e| cause = Some(e))
         });

@@ -20,6 +20,13 @@ pub fn distance(got: &[f32], want: &[f32]) -> f64 {
     }
 }
 
+/// The peak signal-to-noise ratio of images from -1 to 1, in decibels.
+pub fn psnr(got: &[f32], want: &[f32]) -> f64 {
+    let square = |(g, w): (&f32, &f32)| (f64::from(*g) - f64::from(*w)).powi(2);
+    let error = got.iter().zip(want).map(square).sum::<f64>() / want.len() as f64;
+    if got.len() == want.len() { 10.0 * (4.0 / error).log10() } else { f64::NEG_INFINITY }
+}
+
 /// The distance of `got` from `want`.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ impl Net {
         let network: &'static _ = Box::leak(Box::new(model.network(h, w).map_err(|e| e.report())?));
         let (weights, _) = model.weights(network).map_err(|e| e.report())?;
         let weights: &'static _ = Box::leak(Box::new(weights));
-        let shape = [model.config().in_channels, h, w].map(|n| n as usize);
+        let shape = [model.channels()[0], h, w].map(|n| n as usize);
         Ok(Self { model, graph: network.graph(), weights: weights.data().leak(), shape })
     }
 

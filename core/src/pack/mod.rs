@@ -5,11 +5,12 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | header, 64 bytes | "unfogpak", [`FORMAT`], [`ABI`], length u64, CRC-32 of all that follows it, numbers of tensors, nodes and weights, the output's id, f32 values of the arena for one image, offset of the settings or 0 |
+//! | header, 64 bytes | "unfogpak", [`FORMAT`], [`ABI`], length u64, CRC-32 of all that follows it, numbers of tensors, nodes and weights, the output's id, f32 values of the arena for one image, offset of the settings or 0, bytes of the notes |
 //! | tensors | 48 bytes each, [`crate::nn::code`]; then the place in the arena (values before it), and 1 if it is not stored |
 //! | nodes | 80 bytes each, in the order of execution |
 //! | weights | 48 bytes each: shape, use, type, offset of the values, offset of the scales (int8) |
 //! | settings | 256 bytes: the sampler's name, the numbers of [`crate::config::Config`]; then alpha-bar of each timestep |
+//! | notes | text that programs with more memory know to read (the host: a model_index.json), at the end of the file |
 //! | data | the weights' values, each weight at a multiple of 16 |
 //!
 //! [`Pack::open`] checks the header and the checksum. From there, [`crate::nn::exec::Exec::packed`] runs the network without any
@@ -31,7 +32,7 @@ use crate::nn::weights::WeightData;
 
 pub use quantise::quantise;
 pub use settings::Settings;
-pub use write::write;
+pub use write::{Contents, write};
 
 /// The layout of the file.
 pub const FORMAT: u32 = 2;
@@ -44,6 +45,8 @@ const HEADER: usize = 64;
 const CHECKED: usize = 28;
 /// Where the header holds the offset of the settings.
 const SETTINGS_AT: usize = 48;
+/// Where the header holds the length of the notes.
+const NOTES_AT: usize = 52;
 const TENSOR_BYTES: usize = 4 * TENSOR;
 const NODE_BYTES: usize = 4 * NODE;
 const WEIGHT_BYTES: usize = 48;
@@ -190,6 +193,18 @@ impl<'p> Pack<'p> {
     /// # Errors
     /// [`PackError`], up to [`PackError::Endianness`].
     pub fn open(bytes: &'p [u8]) -> Result<Self, PackError> {
+        let pack = Self::open_header(bytes)?;
+        if crc32(0, &bytes[CHECKED..]) != word(bytes, 24) {
+            return Err(PackError::Checksum);
+        }
+        Ok(pack)
+    }
+
+    /// Checks the header alone, which takes no time: for bytes that [`Pack::open`] has found to be good before.
+    ///
+    /// # Errors
+    /// [`PackError`], up to [`PackError::Endianness`], without [`PackError::Checksum`].
+    pub fn open_header(bytes: &'p [u8]) -> Result<Self, PackError> {
         if !bytes.starts_with(MAGIC) {
             return Err(PackError::Magic);
         }
@@ -206,9 +221,6 @@ impl<'p> Pack<'p> {
         }
         if !bytes.as_ptr().addr().is_multiple_of(16) {
             return Err(PackError::Alignment);
-        }
-        if crc32(0, &bytes[CHECKED..]) != word(bytes, 24) {
-            return Err(PackError::Checksum);
         }
         let count = |at| usize::try_from(word(bytes, at)).unwrap_or(usize::MAX);
         let counts = Counts { tensors: count(28), nodes: count(32), weights: count(36), arena: count(44) };
@@ -268,6 +280,12 @@ impl<'p> Pack<'p> {
     pub fn output(&self) -> TensorId {
         // Checked: an id that is none names no tensor.
         TensorId(u16::try_from(word(self.bytes, 40)).unwrap_or(u16::MAX))
+    }
+
+    /// The notes that were packed; this crate doesn't read them.
+    pub fn notes(&self) -> &'p [u8] {
+        let start = self.bytes.len().saturating_sub(word(self.bytes, NOTES_AT) as usize);
+        self.bytes.get(start..).unwrap_or_default()
     }
 
     /// Rebuilds the graph in lent memory. Weights stay where they are.

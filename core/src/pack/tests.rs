@@ -54,7 +54,8 @@ fn with_pack(test: impl FnOnce(&Graph<'_>, &[WeightData<'_>], &[u8])) {
     let data: Vec<WeightData<'_>> = values.iter().map(|v| WeightData::F32(v)).collect();
     let mut bytes = Vec::new();
     let mut slots = std::vec![Slot::default(); slots_needed(&graph)];
-    write(&graph, &data, None, &mut slots, &mut |b| {
+    let contents = Contents { graph: &graph, data: &data, settings: None, notes: b"{}" };
+    write(&contents, &mut slots, &mut |b| {
         bytes.extend_from_slice(b);
         Ok(())
     })
@@ -237,6 +238,14 @@ fn the_arena_of_a_static_is_the_arena() {
 }
 
 #[test]
+fn notes_come_back() {
+    with_pack(|_, _, bytes| {
+        let aligned = Aligned::new(bytes);
+        assert_eq!(Pack::open(aligned.bytes()).unwrap().notes(), b"{}");
+    });
+}
+
+#[test]
 fn the_checksum_is_the_common_one() {
     assert_eq!(crc32(0, b"123456789"), 0xCBF4_3926);
     assert_eq!(crc32(crc32(0, b"1234"), b"56789"), 0xCBF4_3926);
@@ -265,7 +274,9 @@ fn with_settings(settings: &Settings<'_>) -> Result<Vec<u8>, PackError> {
     let double = crate::nn::op::Op::Affine(crate::nn::op::Affine { scale: 2.0, shift: 0.0 });
     let y = builder.node(double, [Some(x), None, None], [None; 2])?;
     let mut bytes = Vec::new();
-    write(&builder.finish(y), &[], Some(settings), &mut slots, &mut |b| {
+    let graph = builder.finish(y);
+    let contents = Contents { graph: &graph, data: &[], settings: Some(settings), notes: b"" };
+    write(&contents, &mut slots, &mut |b| {
         bytes.extend_from_slice(b);
         Ok(())
     })?;

@@ -2,12 +2,26 @@
 
 use super::settings::{SETTINGS, Settings};
 use super::{
-    ABI, CHECKED, FORMAT, HEADER, MAGIC, NODE_BYTES, PackError, SETTINGS_AT, TENSOR_BYTES, WEIGHT_BYTES, crc32,
+    ABI, CHECKED, FORMAT, HEADER, MAGIC, NODE_BYTES, NOTES_AT, PackError, SETTINGS_AT, TENSOR_BYTES, WEIGHT_BYTES,
+    crc32,
 };
 use crate::nn::code::{self, TENSOR_PLACE};
 use crate::nn::graph::{Graph, TensorId, Weight};
 use crate::nn::plan::{Plan, Slot, Target, plan, slots_needed};
 use crate::nn::weights::WeightData;
+
+/// What a pack holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// The network.
+    pub graph: &'a Graph<'a>,
+    /// Its weights, in the graph's order.
+    pub data: &'a [WeightData<'a>],
+    /// The settings of a run.
+    pub settings: Option<&'a Settings<'a>>,
+    /// Text for programs with more memory; any.
+    pub notes: &'a [u8],
+}
 
 /// Writes a pack, piece by piece, to `sink`, and returns the bytes of the arena that it needs. Goes over the weights twice: once for the checksum, once to write.
 ///
@@ -15,12 +29,11 @@ use crate::nn::weights::WeightData;
 /// [`PackError::Plan`], [`PackError::Sink`], [`PackError::Full`] when a weight's data doesn't fit the graph,
 /// [`PackError::Settings`] when the table of alpha-bar has another length than the settings say.
 pub fn write(
-    graph: &Graph<'_>,
-    data: &[WeightData<'_>],
-    settings: Option<&Settings<'_>>,
+    contents: &Contents<'_>,
     slots: &mut [Slot],
     sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>,
 ) -> Result<u64, PackError> {
+    let Contents { graph, data, settings, notes } = *contents;
     let slots = slots.get_mut(..slots_needed(graph)).ok_or(PackError::Full)?;
     let plan = plan(graph, &Target::REFERENCE, slots).map_err(PackError::Plan)?;
     let fits = |(w, d): (&Weight, &WeightData<'_>)| d.len() as u64 == w.len();
@@ -34,7 +47,7 @@ pub fn write(
         Some(_) => return Err(PackError::Settings),
         None => None,
     };
-    let parts = Parts { graph, plan: &plan, data, settings: section };
+    let parts = Parts { graph, plan: &plan, data, settings: section, notes };
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(MAGIC);
     let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -45,6 +58,7 @@ pub fn write(
     put(36, graph.weights.len() as u32);
     put(40, u32::from(graph.output.0));
     put(44, u32::try_from(plan.bytes / 4).map_err(|_| PackError::Full)?);
+    put(NOTES_AT, u32::try_from(notes.len()).map_err(|_| PackError::Full)?);
     put(SETTINGS_AT, parts.settings.map_or(0, |_| parts.tables_end() as u32));
     let (mut crc, mut length) = (crc32(0, &header[CHECKED..]), HEADER as u64);
     body(&parts, &mut |bytes| {
@@ -66,6 +80,7 @@ struct Parts<'a> {
     plan: &'a Plan<'a>,
     data: &'a [WeightData<'a>],
     settings: Option<([u8; SETTINGS], &'a [f32])>,
+    notes: &'a [u8],
 }
 
 impl Parts<'_> {
@@ -78,12 +93,8 @@ impl Parts<'_> {
 
 /// Everything after the header.
 fn body(parts: &Parts<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>) -> Result<(), PackError> {
-    let Parts { graph, plan, data, settings } = *parts;
-    let mut at = HEADER;
-    let mut put = |bytes: &[u8]| {
-        at += bytes.len();
-        sink(bytes).map_err(|()| PackError::Sink)
-    };
+    let Parts { graph, plan, data, settings, notes } = *parts;
+    let mut put = |bytes: &[u8]| sink(bytes).map_err(|()| PackError::Sink);
     for (i, tensor) in graph.tensors.iter().enumerate() {
         let id = TensorId(u16::try_from(i).map_err(|_| PackError::Full)?);
         let made_by = graph.nodes.iter().position(|node| node.output == id);
@@ -140,6 +151,5 @@ fn body(parts: &Parts<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>) -> Res
             }
         }
     }
-    debug_assert_eq!(at, offset);
-    Ok(())
+    put(notes)
 }

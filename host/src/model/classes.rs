@@ -1,9 +1,42 @@
 //! The classes of a class-conditional model: their labels and names.
 
+use unfog_core::nn::graph::Projection;
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config, TimeEmbedding};
 
 use super::fields::Fields;
 use crate::error::{Error, Result};
+
+/// The labels that a network takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Labels {
+    /// Labels below this one.
+    limit: u32,
+    /// Each is a row of a table of its own; otherwise any number may be one.
+    table: bool,
+}
+
+impl Labels {
+    /// Labels are handed on as f32, which holds whole numbers exactly up to here.
+    const ANY: Self = Self { limit: 1 << 24, table: false };
+
+    /// Those of a `UNet2DModel`.
+    pub(super) fn of_config(config: &Config) -> Option<Self> {
+        match (config.class_embedding, config.time_embedding) {
+            (ClassEmbedding::None | ClassEmbedding::Identity, _) => None,
+            (ClassEmbedding::Table { count }, _) => Some(Self { limit: count, table: true }),
+            (ClassEmbedding::Timestep, TimeEmbedding::Learned { count }) => Some(Self { limit: count, table: false }),
+            (ClassEmbedding::Timestep, _) => Some(Self::ANY),
+        }
+    }
+
+    /// Those of a network that is given them like this.
+    pub(super) fn of_input(projection: Projection) -> Self {
+        match projection {
+            Projection::Index { count } => Self { limit: count, table: true },
+            _ => Self::ANY,
+        }
+    }
+}
 
 /// The classes of a model, without the label that stands for "no class".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +50,12 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Reads the classes of a network from its config and from model_index.json (`id2label`, `null_class`).
+    /// Reads the classes of a network that takes `labels`, with what model_index.json says of them (`id2label`, `null_class`).
     ///
     /// # Errors
     /// Labels that the network doesn't have, and names where there are no classes.
-    pub(super) fn read(config: &Config, index: Option<&Fields>) -> Result<Option<Self>> {
-        let limit = match (config.class_embedding, config.time_embedding) {
-            (ClassEmbedding::None | ClassEmbedding::Identity, _) => return Ok(None),
-            (ClassEmbedding::Table { count }, _) => count,
-            (ClassEmbedding::Timestep, TimeEmbedding::Learned { count }) => count,
-            // Labels are handed on as f32, which holds whole numbers exactly up to here.
-            (ClassEmbedding::Timestep, _) => 1 << 24,
-        };
+    pub(super) fn read(labels: Option<Labels>, index: Option<&Fields>) -> Result<Option<Self>> {
+        let Some(Labels { limit, table }) = labels else { return Ok(None) };
         let null = match index {
             Some(index) => match index.optional_u32("null_class")? {
                 Some(null) if null >= limit => {
@@ -42,7 +69,7 @@ impl Classes {
             Some(index) => names(index, limit)?,
             None => Vec::new(),
         };
-        if labels.is_empty() && matches!(config.class_embedding, ClassEmbedding::Table { .. }) {
+        if labels.is_empty() && table {
             labels = (0..limit).map(|label| (label, None)).collect();
         }
         labels.retain(|(label, _)| Some(*label) != null);
@@ -130,7 +157,9 @@ mod tests {
     fn classes() -> Classes {
         let index = br#"{"id2label": {"1": "crane, bird", "0": "Hand", "3": "crane"}, "null_class": 2}"#;
         let config = Config { class_embedding: ClassEmbedding::Table { count: 4 }, ..Config::default() };
-        Classes::read(&config, Some(&Fields::parse("model_index.json", index).unwrap())).unwrap().unwrap()
+        Classes::read(Labels::of_config(&config), Some(&Fields::parse("model_index.json", index).unwrap()))
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
@@ -155,6 +184,6 @@ mod tests {
     fn a_null_class_must_exist() {
         let config = Config { class_embedding: ClassEmbedding::Table { count: 4 }, ..Config::default() };
         let index = Fields::parse("model_index.json", br#"{"null_class": 4}"#).unwrap();
-        assert!(Classes::read(&config, Some(&index)).is_err());
+        assert!(Classes::read(Labels::of_config(&config), Some(&index)).is_err());
     }
 }

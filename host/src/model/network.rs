@@ -38,13 +38,18 @@ impl Network {
             names.push(name.to_owned());
             Ok(())
         })?;
-        Ok(Self {
+        Ok(Self::copy(&graph, names))
+    }
+
+    /// A network of its own with this graph, whose weights have these names.
+    pub(super) fn copy(graph: &Graph<'_>, names: Vec<String>) -> Self {
+        Self {
             nodes: graph.nodes.to_vec(),
             tensors: graph.tensors.to_vec(),
             weights: graph.weights.to_vec(),
             output: graph.output,
             names,
-        })
+        }
     }
 
     /// The graph.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::fields::Fields;
 use super::mapped::{self, Bytes};
+use super::packed::Packed;
 use super::weights::WeightFile;
 use crate::error::{Error, Result};
 use crate::files;
@@ -24,6 +25,8 @@ mod embedded {
 pub(super) enum Source {
     /// In the binary.
     Embedded,
+    /// In one file that `unfog pack` wrote.
+    Pack(Packed),
     /// In folders: the whole model's, if it has one, and the network's.
     Folder { pipeline: Option<PathBuf>, network: PathBuf },
 }
@@ -35,8 +38,7 @@ impl Source {
             return Err(Error::failure(format!("there is no model {}", path.display())));
         }
         if !path.is_dir() {
-            return Err(Error::failure(format!("the model {} is no folder", path.display()))
-                .hint("give a folder as diffusers saves it"));
+            return Packed::open(path).map(Self::Pack);
         }
         let pipeline_at = |folder: PathBuf| folder.join("model_index.json").is_file().then_some(folder);
         if let Some(pipeline) = pipeline_at(path.to_path_buf()) {
@@ -56,21 +58,32 @@ impl Source {
         Ok(Self::Folder { pipeline, network: path.to_path_buf() })
     }
 
-    /// model_index.json, if there is one.
-    pub(super) fn index(&self) -> Result<Option<Fields>> {
+    /// The text of model_index.json; empty if there is none.
+    pub(super) fn index_text(&self) -> Result<Vec<u8>> {
         match self {
-            Source::Embedded => Fields::parse("model_index.json", embedded::INDEX).map(Some),
+            Source::Embedded => Ok(embedded::INDEX.to_vec()),
             Source::Folder { pipeline, .. } => {
-                pipeline.as_ref().map(|p| fields(&p.join("model_index.json"))).transpose()
+                pipeline.as_ref().map_or(Ok(Vec::new()), |p| files::read(&p.join("model_index.json")))
             }
+            Source::Pack(pack) => Ok(pack.notes().to_vec()),
         }
     }
 
-    /// The network's config.json.
-    pub(super) fn network(&self) -> Result<Fields> {
+    /// model_index.json, if there is one.
+    pub(super) fn index(&self) -> Result<Option<Fields>> {
+        let name = match self {
+            Source::Folder { pipeline: Some(pipeline), .. } => pipeline.join("model_index.json").display().to_string(),
+            _ => "model_index.json".into(),
+        };
+        Some(self.index_text()?).filter(|text| !text.is_empty()).map(|text| Fields::parse(&name, &text)).transpose()
+    }
+
+    /// The network's config.json; a pack has none.
+    pub(super) fn network(&self) -> Result<Option<Fields>> {
         match self {
-            Source::Embedded => Fields::parse("unet/config.json", embedded::UNET),
-            Source::Folder { network, .. } => fields(&network.join("config.json")),
+            Source::Embedded => Fields::parse("unet/config.json", embedded::UNET).map(Some),
+            Source::Folder { network, .. } => fields(&network.join("config.json")).map(Some),
+            Source::Pack(_) => Ok(None),
         }
     }
 
@@ -78,6 +91,7 @@ impl Source {
     pub(super) fn scheduler(&self) -> Result<Option<Fields>> {
         match self {
             Source::Embedded => Fields::parse("scheduler/scheduler_config.json", embedded::SCHEDULER).map(Some),
+            Source::Pack(_) => Ok(None),
             Source::Folder { pipeline, network } => {
                 let folder = pipeline.as_ref().unwrap_or(network);
                 let places = [folder.join("scheduler/scheduler_config.json"), folder.join("scheduler_config.json")];
@@ -94,6 +108,7 @@ impl Source {
                     ("unet/diffusion_pytorch_model.safetensors".into(), Bytes::Static(embedded::WEIGHTS));
                 Ok(vec![Arc::new(WeightFile { name, bytes })])
             }
+            Source::Pack(pack) => Ok(vec![pack.file()]),
             Source::Folder { network, .. } => weight_paths(network)?
                 .into_iter()
                 .map(|path| Ok(Arc::new(WeightFile { name: path.display().to_string(), bytes: mapped::map(&path)? })))

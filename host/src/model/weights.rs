@@ -8,6 +8,7 @@ use unfog_core::nn::weights::WeightData;
 
 use super::mapped::Bytes;
 use super::network::Network;
+use super::packed;
 use crate::error::{Error, Result};
 
 /// A file of weights.
@@ -38,7 +39,16 @@ enum Place {
 #[derive(Debug)]
 pub struct Weights {
     files: Vec<Arc<WeightFile>>,
-    places: Vec<(Stored, Place)>,
+    places: Places,
+}
+
+/// Where weights are.
+#[derive(Debug)]
+enum Places {
+    /// Each somewhere in a safetensors file.
+    Named(Vec<(Stored, Place)>),
+    /// So many in a pack.
+    Packed(usize),
 }
 
 /// A tensor of a file: its type, shape and bytes.
@@ -78,7 +88,17 @@ impl Weights {
             };
             places.push((stored, place));
         }
-        let weights = Self { files, places };
+        let weights = Self { files, places: Places::Named(places) };
+        weights.check_finite(network)?;
+        Ok(weights)
+    }
+
+    /// The weights of `network` in the pack that it came from.
+    ///
+    /// # Errors
+    /// A weight that is not finite.
+    pub(crate) fn packed(file: Arc<WeightFile>, network: &Network) -> Result<Self> {
+        let weights = Self { files: vec![file], places: Places::Packed(network.names().len()) };
         weights.check_finite(network)?;
         Ok(weights)
     }
@@ -89,17 +109,24 @@ impl Weights {
             &Place::File(file, ref range) => &self.files[file].bytes[range.clone()],
             Place::Copy(words, len) => &bytemuck::cast_slice(words)[..*len],
         };
-        // Every place was made so that its view exists.
-        self.places.iter().filter_map(|(stored, place)| view(*stored, bytes(place))).collect()
+        match (&self.places, self.files.first()) {
+            // Every place was made so that its view exists.
+            (Places::Named(places), _) => {
+                places.iter().filter_map(|(stored, place)| view(*stored, bytes(place))).collect()
+            }
+            (Places::Packed(count), Some(file)) => packed::weights(&file.bytes, *count),
+            (Places::Packed(_), None) => Vec::new(),
+        }
     }
 
     /// Bytes of the weights as they are stored.
     pub fn bytes(&self) -> u64 {
-        let len = |place: &Place| match place {
-            Place::File(_, range) => range.len(),
-            Place::Copy(_, len) => *len,
+        let size = |data: WeightData<'_>| match data {
+            WeightData::F32(w) => 4 * w.len(),
+            WeightData::F16(w) | WeightData::Bf16(w) => 2 * w.len(),
+            WeightData::I8 { values, scales } => values.len() + 4 * scales.len(),
         };
-        self.places.iter().map(|(_, place)| len(place) as u64).sum()
+        self.data().into_iter().map(|data| size(data) as u64).sum()
     }
 
     fn check_finite(&self, network: &Network) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use unfog_core::denoise::Cond;
 use unfog_core::guidance::Guidance;
-use unfog_core::nn::model::unet2d::ClassEmbedding;
 
 use super::options::Options;
 use crate::error::{Error, Result};
@@ -45,13 +44,13 @@ impl Setup {
         if options.first.checked_add(u64::from(options.count)).is_none() {
             return Err(Error::usage("--first and --count lead beyond the last image number"));
         }
-        if model.config().class_embedding == ClassEmbedding::Identity {
+        if model.takes_embedding() {
             return Err(Error::failure(format!(
                 "the model {} takes an embedding as its condition (class_embed_type identity), which nothing here makes",
                 model.name()
             )));
         }
-        let (channels, out_channels) = (model.config().in_channels, model.config().out_channels);
+        let [channels, out_channels] = model.channels();
         if channels != 1 && channels != 3 {
             return Err(Error::failure(format!(
                 "the model {} makes images of {channels} channels; pictures have 1 or 3",
