@@ -25,7 +25,7 @@ fn packed(name: &str, storage: Storage) -> TestResult<PathBuf> {
 
 /// What a model samples.
 fn run(model: &Path, kind: Kind, steps: usize, count: u32) -> TestResult<Vec<f32>> {
-    let name = model.file_name().ok_or("no name")?.to_string_lossy().into_owned();
+    let name = model.file_stem().ok_or("no name")?.to_string_lossy().into_owned();
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{kind:?}-{steps}"));
     let options = Options {
         model: Some(model.to_path_buf()),
