@@ -14,7 +14,8 @@
 //! [`GraphBuilder`], so that a damaged or hostile file is refused by the same rules that any graph obeys.
 
 use crate::nn::code::{self, RECORD, Record};
-use crate::nn::graph::{Graph, GraphBuilder, GraphError, Node, Tensor, TensorId, Weight, WeightUse};
+use crate::nn::graph::{Graph, GraphBuilder, GraphError, Input, Node, Tensor, TensorId, Weight, WeightUse};
+use crate::nn::op::Shape;
 use crate::nn::plan::{Plan, PlanError, Slot, Target, plan, slots_needed};
 use crate::nn::weights::WeightData;
 
@@ -188,6 +189,19 @@ impl<'p> Pack<'p> {
         self.counts
     }
 
+    /// The shape of the image that the network takes, if it takes one, without loading anything.
+    pub fn sample(&self) -> Option<Shape> {
+        (0..self.counts.tensors).find_map(|i| match code::decode(&self.record(i)) {
+            Some(Record::Input(Input::Sample, shape)) => Some(shape),
+            _ => None,
+        })
+    }
+
+    fn record(&self, i: usize) -> [u32; RECORD] {
+        let at = HEADER + i * RECORD_BYTES;
+        core::array::from_fn(|w| word(self.bytes, at + 4 * w))
+    }
+
     /// Rebuilds the graph and its plan in lent memory, in one pass over the nodes. Weights stay where they are.
     ///
     /// # Errors
@@ -208,9 +222,7 @@ impl<'p> Pack<'p> {
             builder.weight(weight.shape, weight.role)?;
         }
         for i in 0..tensors {
-            let at = HEADER + i * RECORD_BYTES;
-            let words: [u32; RECORD] = core::array::from_fn(|w| word(self.bytes, at + 4 * w));
-            match code::decode(&words).ok_or(PackError::Record(i))? {
+            match code::decode(&self.record(i)).ok_or(PackError::Record(i))? {
                 Record::Input(input, shape) => builder.input(input, shape)?,
                 Record::Node(op, inputs, ids) => builder.node(op, inputs, ids)?,
             };
@@ -477,8 +489,10 @@ mod tests {
         with_pack(|graph, data, bytes| {
             let mut slots = std::vec![Slot::default(); slots_needed(graph)];
             let direct = evaluate(*graph, plan(graph, &Target::REFERENCE, &mut slots).unwrap(), data);
+            let sample = Pack::open(Aligned::new(bytes).bytes()).unwrap().sample();
             let packed = load(bytes, |loaded, plan, data| {
                 assert_eq!((loaded.nodes, loaded.tensors), (graph.nodes, graph.tensors));
+                assert_eq!(loaded.sample_shape(), sample);
                 evaluate(loaded, plan, data)
             });
             assert_eq!(packed, Ok(direct));
