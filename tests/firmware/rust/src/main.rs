@@ -4,6 +4,8 @@
 #![no_std]
 #![no_main]
 
+mod stack;
+
 use cortex_m_rt::entry;
 use cortex_m_semihosting::{debug, hprint, hprintln};
 use unfog_core::chain::{Batch, Chain};
@@ -95,7 +97,10 @@ fn sample() -> Result<(), Failure> {
 
 #[entry]
 fn main() -> ! {
-    match sample() {
+    stack::paint();
+    let result = sample();
+    hprintln!("stack {} bytes", stack::peak());
+    match result {
         Ok(()) => debug::exit(debug::EXIT_SUCCESS),
         Err(failure) => {
             hprintln!("failed: {:?}", failure);
