@@ -1,13 +1,14 @@
 #!/bin/sh
 # Builds the firmware for a Cortex-M4F with a pack inside and runs it in QEMU; prints what it prints.
 #
-#     unfog pack -o glyph.pack && tests/firmware/run.sh glyph.pack
+#     unfog pack -o glyph.pack && tests/firmware/run.sh glyph.pack [rust|c]
 #
 # Needs qemu-system-arm, arm-none-eabi-gcc (which links), and either rustup's target thumbv7em-none-eabihf or a rustc with the
 # sources of its standard library (Debian: rustc-web and rust-web-src). Exits with 77 when one is missing.
 set -eu
 pack=$(realpath "$1")
-cd "$(dirname "$0")/rust"
+language=${2:-rust}
+cd "$(dirname "$0")"
 target=thumbv7em-none-eabihf
 missing() {
     echo "missing: $1" >&2
@@ -26,10 +27,34 @@ if ! { command -v rustup && rustup target list --installed | grep -qx "$target";
     std=-Zbuild-std=core
 fi
 
-folder=${CARGO_TARGET_DIR:-$PWD/../../../target}/firmware
-UNFOG_PACK="$pack" CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER=arm-none-eabi-gcc \
-    cargo build -q --locked --release $std --target "$target" --target-dir "$folder"
-program=$folder/$target/release/unfog-firmware
+# Of their own each: two may run at a time.
+folder=${CARGO_TARGET_DIR:-$PWD/../../target}/firmware-$language
+# Builds the crate at $1.
+build() {
+    UNFOG_PACK="$pack" CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER=arm-none-eabi-gcc \
+        cargo build -q --locked --release $std --target "$target" --target-dir "$folder" --manifest-path "$1/Cargo.toml"
+}
+
+case $language in
+rust)
+    build rust
+    program=$folder/$target/release/unfog-firmware
+    ;;
+c)
+    capi=../../core/capi
+    build "$capi"
+    program=$folder/unfog-firmware-c
+    # A path with quotes or backslashes would end the assembler's string.
+    cp "$pack" "$folder/model.pack"
+    (cd c && arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -std=c11 -Wall -Wextra -Werror -Os \
+        -ffreestanding -ffunction-sections -fdata-sections -nostdlib -Wl,--gc-sections -T link.ld -I "../$capi" \
+        "-DPACK=\"$folder/model.pack\"" startup.c main.c pack.S "$folder/$target/release/libunfog_core.a" -lgcc -o "$program")
+    ;;
+*)
+    echo "rust or c, not $language" >&2
+    exit 2
+    ;;
+esac
 arm-none-eabi-size "$program" >&2
 exec qemu-system-arm -cpu cortex-m4 -machine mps2-an386 -nographic -icount shift=0 -semihosting-config enable=on,target=native \
     -kernel "$program" </dev/null

@@ -3,6 +3,7 @@
 //! The tests themselves are in `tests/tests/`; the goldens, with the script that wrote them, in `tests/golden/`.
 
 pub mod backend;
+pub mod bits;
 pub mod compare;
 pub mod golden;
 pub mod net;

@@ -5,6 +5,7 @@
 #![no_main]
 
 mod clock;
+mod stack;
 
 use clock::Clock;
 use cortex_m_rt::entry;
@@ -88,7 +89,10 @@ fn sample() -> Result<(), Failure> {
 
 #[entry]
 fn main() -> ! {
-    match sample() {
+    stack::paint();
+    let result = sample();
+    hprintln!("stack {} bytes", stack::peak());
+    match result {
         Ok(()) => debug::exit(debug::EXIT_SUCCESS),
         Err(failure) => {
             hprintln!("failed: {}", failure);
