@@ -10,29 +10,20 @@ pack=$(realpath "$1")
 language=${2:-rust}
 cd "$(dirname "$0")"
 target=thumbv7em-none-eabihf
-missing() {
-    echo "missing: $1" >&2
-    exit 77
-}
-command -v qemu-system-arm >/dev/null || missing qemu-system-arm
-command -v arm-none-eabi-gcc >/dev/null || missing gcc-arm-none-eabi
-
-std=
-if ! { command -v rustup && rustup target list --installed | grep -qx "$target"; } >/dev/null 2>&1; then
-    rustc=/usr/bin/rustc
-    [ -e "$("$rustc" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/core/Cargo.toml" ] ||
-        missing "the target $target, or the packages rustc-web and rust-web-src"
-    # Without the target's libraries core is built from its sources, which a stable compiler does only when told so.
-    export RUSTC="$rustc" RUSTC_BOOTSTRAP=1
-    std=-Zbuild-std=core
-fi
+. ./toolchain.sh
+need qemu-system-arm qemu-system-arm
+need arm-none-eabi-gcc gcc-arm-none-eabi
+choose_rustc
 
 # Of their own each: two may run at a time.
 folder=${CARGO_TARGET_DIR:-$PWD/../../target}/firmware-$language
-# Builds the crate at $1.
+# Builds the crate in the folder that comes first.
 build() {
+    crate=$1
+    shift
     UNFOG_PACK="$pack" CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER=arm-none-eabi-gcc \
-        cargo build -q --locked --release $std --target "$target" --target-dir "$folder" --manifest-path "$1/Cargo.toml"
+        cargo build -q --locked --release $std --target "$target" --target-dir "$folder" \
+        --manifest-path "$crate/Cargo.toml" "$@"
 }
 
 case $language in
@@ -42,7 +33,8 @@ rust)
     ;;
 c)
     capi=../../core/capi
-    build "$capi"
+    # Without most samplers and as small as can be: a sixth more instructions, and 40 KB less flash.
+    build "$capi" --no-default-features --config 'profile.release.opt-level="s"'
     program=$folder/unfog-firmware-c
     # A path with quotes or backslashes would end the assembler's string.
     cp "$pack" "$folder/model.pack"

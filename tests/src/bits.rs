@@ -10,6 +10,7 @@ use unfog::sample::{Options, sample};
 use unfog::stop::Stop;
 
 use crate::TestResult;
+use crate::golden::root;
 
 /// FNV-1a, 64 bits, over the values' bits; the C programs and the firmware do the same.
 pub fn hash(values: &[f32]) -> u64 {
@@ -27,13 +28,13 @@ pub fn printed_hash(said: &str) -> TestResult<u64> {
     Ok(u64::from_str_radix(image.trim(), 16)?)
 }
 
-/// glyph-tiny as a pack of f32 in `folder`.
+/// glyph-tiny as a pack in `folder`.
 ///
 /// # Errors
 /// Those of packing.
-pub fn glyph_pack(folder: &Path) -> TestResult<PathBuf> {
-    let file = folder.join("glyph.pack");
-    pack(&Model::open(None).map_err(|e| e.report())?, None, Storage::F32, &file).map_err(|e| e.report())?;
+pub fn glyph_pack(folder: &Path, storage: Storage) -> TestResult<PathBuf> {
+    let file = folder.join(format!("glyph-{storage:?}.pack"));
+    pack(&Model::open(None).map_err(|e| e.report())?, None, storage, &file).map_err(|e| e.report())?;
     Ok(file)
 }
 
@@ -54,6 +55,33 @@ pub fn reference(folder: &Path, name: &str, options: Options) -> TestResult<Vec<
     let x0 = safetensors::SafeTensors::deserialize(&bytes)?.tensor("x0")?.data().to_vec();
     let values = x0.chunks_exact(4).map(|b| b.try_into().map(f32::from_le_bytes));
     Ok(values.collect::<Result<_, _>>()?)
+}
+
+/// What a script of `tests/firmware` prints, and what it says of errors; `None` when it lacks a program that it needs.
+///
+/// # Errors
+/// It fails, or REQUIRE_FIRMWARE is set and it lacks a program.
+pub fn script(name: &str, arguments: &[&str], pack: &Path, target: &Path) -> TestResult<Option<[String; 2]>> {
+    let output = Command::new(root().join("tests/firmware").join(name))
+        .arg(pack)
+        .args(arguments)
+        .env("CARGO_TARGET_DIR", target)
+        // What cargo tells its tests would otherwise reach the other compiler.
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC")
+        .output()?;
+    let [said, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    if output.status.code() == Some(77) {
+        println!("SKIPPED: {errors}");
+        assert!(std::env::var("REQUIRE_FIRMWARE").is_err(), "REQUIRE_FIRMWARE is set, and this is {errors}");
+        return Ok(None);
+    }
+    println!("{said}{errors}");
+    if output.status.success() {
+        Ok(Some([said, errors]))
+    } else {
+        Err(format!("{name} failed: {said}{errors}").into())
+    }
 }
 
 /// What a command that must succeed prints.

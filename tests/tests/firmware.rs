@@ -1,12 +1,16 @@
-//! The reference backend gives the same bits on a Cortex-M4F as here, called from Rust and from C.
+//! The reference backend gives the same bits on a Cortex-M4F and on AArch64 as here, called from Rust and from C, within the
+//! memory of a small microcontroller.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
+use unfog::pack::Storage;
 use unfog::sample::Options;
 use unfog_tests::TestResult;
-use unfog_tests::bits::{glyph_pack, hash, printed_hash, reference};
-use unfog_tests::golden::root;
+use unfog_tests::bits::{glyph_pack, hash, printed_hash, reference, script};
+
+/// Bytes of flash that a program with 8-bit weights may take, and of RAM that any may: the issue of many boards.
+const FLASH: usize = 320 << 10;
+const RAM: usize = 112 << 10;
 
 /// The number that a line of `said` gives, as in `stack 123 bytes`.
 fn bytes(said: &str, what: &str) -> TestResult<usize> {
@@ -14,41 +18,59 @@ fn bytes(said: &str, what: &str) -> TestResult<usize> {
     Ok(said.lines().find_map(number).ok_or_else(|| format!("no {what} in {said}"))?)
 }
 
-fn same_bits(language: &str) -> TestResult {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = target.join(format!("firmware-of-{language}"));
+fn folder(name: &str) -> TestResult<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder)?;
-    let output = Command::new(root().join("tests/firmware/run.sh"))
-        .arg(glyph_pack(&folder)?)
-        .arg(language)
-        .env("CARGO_TARGET_DIR", target)
-        // What cargo tells its tests would otherwise reach the other compiler.
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("RUSTC")
-        .output()?;
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.code() == Some(77) {
-        println!("SKIPPED: {errors}");
-        assert!(std::env::var("REQUIRE_FIRMWARE").is_err(), "REQUIRE_FIRMWARE is set, and this is {errors}");
-        return Ok(());
-    }
-    println!("{said}{errors}");
-    assert!(output.status.success(), "{said}{errors}");
-    let here = reference(&folder, "here", Options { steps: Some(20), ..Options::default() })?;
-    assert_eq!(printed_hash(&said)?, hash(&here));
-    // The paint was on, and was not all gone.
+    Ok(folder)
+}
+
+/// What the reference backend here makes of a pack in 20 steps.
+fn here(folder: &Path, pack: &Path) -> TestResult<u64> {
+    let options = Options { model: Some(pack.to_path_buf()), steps: Some(20), ..Options::default() };
+    Ok(hash(&reference(folder, "here", options)?))
+}
+
+fn microcontroller(language: &str, storage: Storage) -> TestResult {
+    let folder = folder(&format!("firmware-of-{language}-{storage:?}"))?;
+    let pack = glyph_pack(&folder, storage)?;
+    let Some([said, errors]) = script("run.sh", &[language], &pack, &folder)? else { return Ok(()) };
+    assert_eq!(printed_hash(&said)?, here(&folder, &pack)?);
+    // text, data and bss, as arm-none-eabi-size prints them under their names.
+    let sizes = errors.lines().skip_while(|line| !line.trim_start().starts_with("text")).nth(1).ok_or("no sizes")?;
+    let sizes = sizes.split_whitespace().take(3).map(str::parse).collect::<Result<Vec<usize>, _>>()?;
+    let [text, data, bss] = sizes[..] else { return Err("no sizes".into()) };
     let stack = bytes(&said, "stack")?;
+    let (flash, ram) = (text + data, data + bss + stack);
+    println!("{language} {storage:?}: {flash} bytes of flash, {ram} of RAM, {stack} of which are stack");
+    // The paint was on, and was not all gone.
     assert!((256..1 << 16).contains(&stack), "{stack} bytes of stack");
-    assert!(bytes(&said, "arena")? > 1 << 10);
+    assert!(ram <= RAM, "{ram} bytes of RAM");
+    assert!(storage != Storage::Int8 || flash <= FLASH, "{flash} bytes of flash");
     Ok(())
 }
 
 #[test]
 fn a_microcontroller_makes_the_same_bits() -> TestResult {
-    same_bits("rust")
+    microcontroller("rust", Storage::F32)
+}
+
+#[test]
+fn a_microcontroller_makes_the_same_bits_of_8_bit_weights() -> TestResult {
+    microcontroller("rust", Storage::Int8)
 }
 
 #[test]
 fn a_microcontroller_makes_the_same_bits_from_c() -> TestResult {
-    same_bits("c")
+    microcontroller("c", Storage::Int8)
+}
+
+#[test]
+fn aarch64_makes_the_same_bits() -> TestResult {
+    let folder = folder("aarch64")?;
+    for storage in [Storage::F32, Storage::Int8] {
+        let pack = glyph_pack(&folder, storage)?;
+        let Some([said, _]) = script("aarch64.sh", &["20"], &pack, &folder)? else { return Ok(()) };
+        assert_eq!(printed_hash(&said)?, here(&folder, &pack)?, "{storage:?}");
+    }
+    Ok(())
 }

@@ -40,11 +40,11 @@ impl Options {
     pub(crate) unsafe fn run(&self, pack: &Pack<'static>) -> Result<Run, Status> {
         let settings = pack.settings()?.ok_or(Status::Pack)?;
         let sampler = match self.sampler.is_null() {
-            true => sampler::find(settings.sampler),
+            true => find(settings.sampler),
             false => {
                 // SAFETY: not NULL, and readable up to its zero, says the caller.
                 let name = unsafe { CStr::from_ptr(self.sampler) };
-                name.to_str().ok().and_then(sampler::find)
+                name.to_str().ok().and_then(find)
             }
         };
         let sampler = sampler.ok_or(Status::Sampler)?;
@@ -56,6 +56,14 @@ impl Options {
         config.validate().map_err(|_| Status::Options)?;
         Ok(Run { config, sampler, alpha_bar: settings.alpha_bar })
     }
+}
+
+/// The sampler of this name, of those that are linked.
+fn find(name: &str) -> Option<&'static Sampler> {
+    if cfg!(feature = "samplers") {
+        return sampler::find(name);
+    }
+    [&sampler::DDIM, &sampler::DDPM].into_iter().find(|sampler| sampler.name == name)
 }
 
 /// What a session does.
