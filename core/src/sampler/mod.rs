@@ -37,6 +37,8 @@ mod plms;
 mod tcd;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theory_tests;
 mod unipc;
 
 pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};

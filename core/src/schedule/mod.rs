@@ -3,6 +3,8 @@
 mod beta;
 mod beta_ppf;
 mod level;
+#[cfg(test)]
+mod property_tests;
 mod sigma;
 #[cfg(test)]
 mod sigma_tests;
