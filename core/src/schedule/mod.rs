@@ -2,6 +2,8 @@
 
 mod beta;
 mod beta_ppf;
+#[cfg(test)]
+mod fault_tests;
 mod level;
 #[cfg(test)]
 mod property_tests;
@@ -86,8 +88,12 @@ impl<'a> Schedule<'a> {
             return Err(ConfigError::Length { needed, given: levels.len() });
         }
         Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
-        if let Some(last) = alpha_bar.last_mut().filter(|last| config.zero_terminal_snr || **last <= 0.0) {
-            *last = LEAST_ALPHA_BAR;
+        if let Some((last, before)) = alpha_bar.split_last_mut()
+            && (config.zero_terminal_snr || *last <= 0.0)
+        {
+            // Below the one before in any case: a long chain's may be less than that.
+            let before = before.last().copied().unwrap_or(1.0);
+            *last = if before > LEAST_ALPHA_BAR { LEAST_ALPHA_BAR } else { 0.5 * before };
         }
         sigma::fill_levels(config, sampler.grid, alpha_bar, timesteps, levels)?;
         let first = levels.first().copied().unwrap_or_default();

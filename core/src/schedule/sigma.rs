@@ -43,6 +43,25 @@ impl Default for Sigmas {
     }
 }
 
+impl Sigmas {
+    /// Whether the table's own numbers can be used: finite, above 0 (of VP's betas one may be 0, its `eps` is below 1), `min`
+    /// below `max`, and `shift_terminal` between 0 and 1. Whether levels fall is found when they are made.
+    pub fn is_valid(&self) -> bool {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let table = match self.table {
+            SigmaTable::Karras { rho } | SigmaTable::Polyexponential { rho } => positive(rho),
+            SigmaTable::Beta { alpha, beta } => positive(alpha) && positive(beta),
+            SigmaTable::Vp { beta_d, beta_min, eps } => {
+                beta_d >= 0.0 && beta_min >= 0.0 && positive(beta_d + beta_min) && positive(eps) && eps < 1.0
+            }
+            _ => true,
+        };
+        let range = [self.min, self.max].into_iter().flatten().all(positive);
+        let ordered = self.min.zip(self.max).is_none_or(|(min, max)| min < max);
+        table && range && ordered && self.shift_terminal.is_none_or(|s| positive(s) && s < 1.0)
+    }
+}
+
 /// Which noise levels a run visits. n is the number of steps, i counts from 0 to n - 1, `min` and `max` are the ends.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum SigmaTable {
@@ -125,7 +144,7 @@ pub enum End {
     /// To the image: sigma 0.
     #[default]
     Zero,
-    /// To the least sigma that the network knows.
+    /// To the least sigma that the network knows (of flow networks 1 / T), or no step further where the last level is below it.
     Min,
 }
 
@@ -333,9 +352,14 @@ fn over_alpha_bar(
     }
     match config.sigmas.end {
         End::Zero => *end = Level::IMAGE,
-        End::Min => set_end(end, table_sigma(alpha_bar, 0)),
+        End::Min => set_end(end, no_higher(table_sigma(alpha_bar, 0), evaluated)),
     }
     Ok(())
+}
+
+/// `sigma`, or that of the last level where a table of other ends, or the rounding of one, goes below it.
+fn no_higher(sigma: f64, evaluated: &[Level]) -> f64 {
+    evaluated.last().map_or(sigma, |level| level.sigma().min(sigma))
 }
 
 /// diffusers' solvers take whole timesteps: Karras' and Lu's rounded (not with the cosine schedule), others cut off.
@@ -446,14 +470,16 @@ fn flow(config: &Config, grid: Grid, evaluated: &mut [Level], end: &mut Level) -
     let last = match (table, config.sigmas.end) {
         (SigmaTable::Given, _) => end.noise,
         (_, End::Zero) => 0.0,
-        (_, End::Min) => 1.0 / count,
+        // A shift below 1 takes the last level below 1 / T.
+        (_, End::Min) => evaluated.last().map_or(0.0, |level| level.noise.min(1.0 / count)),
     };
     set(end, last);
     Ok(())
 }
 
+/// `m * s / (1 + (m - 1) * s)`, from 0 to 1: at s = 1 rounding may lead past it.
 fn shifted(m: f64, s: f64) -> f64 {
-    m * s / (1.0 + (m - 1.0) * s)
+    (m * s / (1.0 + (m - 1.0) * s)).min(1.0)
 }
 
 /// Levels of an EDM network.
@@ -478,7 +504,7 @@ fn edm(config: &Config, sigma_data: f32, evaluated: &mut [Level], end: &mut Leve
     let last = match (table, config.sigmas.end) {
         (SigmaTable::Given, _) => end.noise,
         (_, End::Zero) => 0.0,
-        (_, End::Min) => min,
+        (_, End::Min) => no_higher(min, evaluated),
     };
     if last == 0.0 {
         *end = Level::IMAGE
