@@ -50,6 +50,10 @@ impl<'a> Schedule<'a> {
     ///
     /// `alpha_bar`: T values; with [`BetaSchedule::Trained`] it holds the betas on entry. `timesteps`: one for each step; with
     /// [`Spacing::Given`] it holds them on entry.
+    ///
+    /// Fails with what [`Config::validate`], [`fill_betas`] and [`fill_timesteps`] find, for slices of other lengths
+    /// ([`ConfigError::Length`]), for networks without timesteps ([`ConfigError::Prediction`]), and where a step would divide by 0
+    /// ([`ConfigError::NoSignal`], [`ConfigError::NoNoise`]).
     pub fn new(config: &Config, alpha_bar: &'a mut [f32], timesteps: &'a mut [u32]) -> Result<Self, ConfigError> {
         Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
         fill_timesteps(config.spacing, config.train_steps, config.steps_offset, timesteps)?;
@@ -62,6 +66,10 @@ impl<'a> Schedule<'a> {
     ///
     /// `alpha_bar` and `timesteps` as for [`Schedule::new`]; where the sampler works over levels, `timesteps` end up as their
     /// rounded times. `levels`: [`Sampler::levels`] of them; with [`SigmaTable::Given`] it holds them on entry.
+    ///
+    /// Fails as [`Schedule::new`] does; and where levels are no numbers, don't fall or are none that the network has
+    /// ([`ConfigError::Level`]), where the network has not what the table is made from ([`ConfigError::Table`]), and for a flow
+    /// network's bad shift ([`ConfigError::Shift`]).
     ///
     /// ```
     /// use unfog_core::{config::Config, sampler, schedule::{Level, Schedule, SigmaTable, Sigmas}};
@@ -192,7 +200,7 @@ impl<'a> Schedule<'a> {
     /// diffusers' DDIM does. With spacings other than leading the two differ, by up to 11 timesteps at linspace, n = 10.
     pub fn next_timestep(&self, step: usize, parity: Parity) -> Option<u32> {
         match parity {
-            Parity::Table => self.timesteps.get(step + 1).copied(),
+            Parity::Table => self.timesteps.get(step.checked_add(1)?).copied(),
             Parity::Diffusers => {
                 let stride = (self.alpha_bar.len() / self.timesteps.len()) as u32;
                 self.timesteps.get(step)?.checked_sub(stride)

@@ -62,27 +62,39 @@ impl Sigmas {
     }
 }
 
-/// Which noise levels a run visits. n is the number of steps, i counts from 0 to n - 1, `min` and `max` are the ends.
+/// Which noise levels a run visits. n is the number of steps, i counts from 0 to n - 1, `min` and `max` are the ends ([`Grid`]), all
+/// of them ratios of deviations (noise over signal). Numbers that can't be used are refused ([`ConfigError::Sigmas`]), and so are
+/// levels that don't fall in f32 ([`ConfigError::Level`]).
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum SigmaTable {
     /// Those of the timesteps that [`Config::spacing`] chooses. For a flow network, s evenly from 1 to 1 / T, shifted; for
     /// an EDM network, [`SigmaTable::Karras`] with rho 7.
+    ///
+    #[doc = include_str!("doc/sigma_timesteps.md")]
     #[default]
     Timesteps,
     /// `(max^(1/rho) + i / (n - 1) * (min^(1/rho) - max^(1/rho)))^rho`. Karras et al. 2022, equation 5; they use rho 7.
+    ///
+    #[doc = include_str!("doc/sigma_karras.md")]
     Karras {
         /// How much denser levels lie at the end.
         rho: f64,
     },
     /// Logarithms evenly from `ln max` to `ln min`.
+    ///
+    #[doc = include_str!("doc/sigma_exponential.md")]
     Exponential,
     /// `exp(r * (ln max - ln min) + ln min)` with `r = (1 - i / (n - 1))^rho`, as in k-diffusion. rho 1 is exponential.
+    ///
+    #[doc = include_str!("doc/sigma_polyexponential.md")]
     Polyexponential {
         /// How much denser levels lie at the end.
         rho: f64,
     },
     /// `min + q * (max - min)`, q the quantiles `1 - i / (n - 1)` of a beta distribution. Lee et al. 2024, "Beta sampling is
     /// all you need", with both parameters 0.6.
+    ///
+    #[doc = include_str!("doc/sigma_beta.md")]
     Beta {
         /// First parameter.
         alpha: f64,
@@ -91,9 +103,13 @@ pub enum SigmaTable {
     },
     /// Half logarithms of the signal-to-noise ratio (lambda) evenly spaced, Lu et al. 2022, section 3.4: the sigmas of
     /// [`SigmaTable::Exponential`], whose times diffusers rounds.
+    ///
+    #[doc = include_str!("doc/sigma_lu_lambda.md")]
     LuLambda,
     /// `sqrt(exp(beta_d / 2 * u^2 + beta_min * u) - 1)`, u evenly from 1 to `eps`: the continuous variance-preserving chain.
     /// Song et al. 2021b, as in k-diffusion with 19.9, 0.1 and 1e-3.
+    ///
+    #[doc = include_str!("doc/sigma_vp.md")]
     Vp {
         /// Slope of beta.
         beta_d: f64,
@@ -104,16 +120,26 @@ pub enum SigmaTable {
     },
     /// Align Your Steps: levels found by optimisation, for 10 steps, and between them logarithms interpolated linearly. Sabour
     /// et al. 2024, with the published tables.
+    ///
+    #[doc = include_str!("doc/sigma_align_your_steps.md")]
     AlignYourSteps(AlignYourSteps),
     /// Evenly in time, n of n + 1 points from the last timestep to 0 without the last: "SGM uniform". For a flow network
     /// `1 - i / n`, shifted.
+    ///
+    #[doc = include_str!("doc/sigma_uniform.md")]
     Uniform,
     /// Every (T / n)-th sigma of the network's table from its end, whole indices.
+    ///
+    #[doc = include_str!("doc/sigma_simple.md")]
     Simple,
     /// `tan(u * atan(min) + (1 - u) * atan(max))`, `u = i / (n - 1)`: optimal in the KL divergence. Sabour et al. 2024,
     /// theorem 3.1.
+    ///
+    #[doc = include_str!("doc/sigma_kl_optimal.md")]
     KlOptimal,
     /// The caller's: [`Level::given`] in the memory that is lent for levels, strictly falling, the end included.
+    ///
+    #[doc = include_str!("doc/sigma_given.md")]
     Given,
 }
 
@@ -149,6 +175,16 @@ pub enum End {
 }
 
 /// How the levels s of a flow network are moved towards noise: `m * s / (1 + (m - 1) * s)`. Esser et al. 2024, section 5.3.2.
+///
+/// ```
+/// # use unfog_core::{config::Config, predict::PredictionType, sampler::EULER, schedule::{Level, Schedule, Shift, SigmaTable, Sigmas}};
+/// let sigmas = Sigmas { table: SigmaTable::Uniform, shift: Shift::Static(3.0), ..Sigmas::default() };
+/// let config = Config { steps: 2, prediction: PredictionType::Flow, sigmas, ..Config::default() };
+/// let (mut alpha_bar, mut timesteps, mut levels) = ([0.0; 1000], [0; 2], [Level::default(); 3]);
+/// Schedule::for_sampler(&config, &EULER, &mut alpha_bar, &mut timesteps, &mut levels)?;
+/// assert_eq!(levels.map(|l| l.noise), [1.0, 0.75, 0.0]); // 3 * 0.5 / (1 + 2 * 0.5)
+/// # Ok::<(), unfog_core::config::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shift {
     /// m, of the network. diffusers shifts the least level 1 / T twice, and so does [`Parity::Diffusers`].
