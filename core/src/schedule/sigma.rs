@@ -393,11 +393,6 @@ fn over_alpha_bar(
     Ok(())
 }
 
-/// `sigma`, or that of the last level where a table of other ends, or the rounding of one, goes below it.
-fn no_higher(sigma: f64, evaluated: &[Level]) -> f64 {
-    evaluated.last().map_or(sigma, |level| level.sigma().min(sigma))
-}
-
 /// diffusers' solvers take whole timesteps: Karras' and Lu's rounded (not with the cosine schedule), others cut off.
 fn round_time(config: &Config, grid: Grid, time: f64) -> f64 {
     if grid != Grid::Solver || config.parity == Parity::Table {
@@ -511,6 +506,11 @@ fn flow(config: &Config, grid: Grid, evaluated: &mut [Level], end: &mut Level) -
     };
     set(end, last);
     Ok(())
+}
+
+/// `sigma`, or that of the last level where a table of other ends, or the rounding of one, goes below it.
+fn no_higher(sigma: f64, evaluated: &[Level]) -> f64 {
+    evaluated.last().map_or(sigma, |level| level.sigma().min(sigma))
 }
 
 /// `m * s / (1 + (m - 1) * s)`, from 0 to 1: at s = 1 rounding may lead past it.
