@@ -139,6 +139,10 @@ pub enum ConfigError {
     Prediction,
     /// This sigma table is made from timesteps, and the network has none.
     Table,
+    /// A number of the sigma table is not finite or out of its range, or `min` is not below `max` ([`Sigmas::is_valid`]).
+    Sigmas,
+    /// The data's standard deviation, of an EDM network, is not above 0.
+    SigmaData(f32),
     /// A flow network's shift is not above 0.
     Shift(f64),
     /// LCM's factor of the timestep is not above 0.
@@ -194,6 +198,14 @@ impl Config {
         if !self.clip.is_valid() {
             return Err(ConfigError::Clip);
         }
+        if !self.sigmas.is_valid() {
+            return Err(ConfigError::Sigmas);
+        }
+        if let PredictionType::Edm { sigma_data } = self.prediction
+            && !(sigma_data.is_finite() && sigma_data > 0.0)
+        {
+            return Err(ConfigError::SigmaData(sigma_data));
+        }
         if !(self.timestep_scaling.is_finite() && self.timestep_scaling > 0.0) {
             return Err(ConfigError::TimestepScaling(self.timestep_scaling));
         }
@@ -230,6 +242,8 @@ impl fmt::Display for ConfigError {
             Self::Level { step } => write!(f, "level {step} of the run can't be used; levels must fall"),
             Self::Prediction => write!(f, "this sampler is not for networks of this prediction type"),
             Self::Table => write!(f, "this sigma table needs timesteps, which the network doesn't have"),
+            Self::Sigmas => write!(f, "a number of the sigma table can't be used"),
+            Self::SigmaData(sigma) => write!(f, "the data's standard deviation {sigma} is not above 0"),
             Self::Shift(shift) => write!(f, "shift {shift} is not above 0"),
             Self::TimestepScaling(factor) => write!(f, "timestep scaling {factor} is not above 0"),
             Self::Eta(eta) => write!(f, "eta {eta} is not between 0 and 1"),

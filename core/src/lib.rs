@@ -2,6 +2,7 @@
 //! networks as data with reference kernels. Every buffer is the caller's.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 #[cfg(test)]
 extern crate std;

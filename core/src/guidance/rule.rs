@@ -141,6 +141,10 @@ fn projected(scale: f32, [parallel, threshold, momentum]: [f32; 3], space: Space
         Space::Image => e.image,
         Space::Output => [0.0, 1.0],
     };
+    if of_c == 0.0 {
+        // Without noise (an inversion's first step) the image is x, whatever was predicted: there is nothing to guide.
+        return;
+    }
     let mut xs = e.x.iter().copied().chain(core::iter::repeat(0.0));
     let mut kept = e.momentum.iter_mut();
     let (mut product, mut square, mut norm) = (0.0, 0.0, 0.0);

@@ -3,7 +3,7 @@ use crate::chain::{Batch, Chain};
 use crate::config::Config;
 use crate::denoise::{Cond, Denoise};
 use crate::noise::Philox;
-use crate::predict::Clip;
+use crate::predict::{Clip, PredictionType};
 use crate::sampler::DDIM;
 use crate::schedule::Schedule;
 
@@ -254,4 +254,15 @@ fn momentum_lasts_from_step_to_step_and_no_longer_than_a_run() {
         }
     });
     assert_eq!(again, with);
+}
+
+#[test]
+fn where_no_noise_is_there_is_nothing_to_project() {
+    // Of image and prediction at alpha-bar 1, where an inversion starts: the image is x, whatever was predicted.
+    let image = PredictionType::Epsilon.image_factors([1.0, 0.0]);
+    let rule = Rule::Projected { parallel: 0.0, threshold: 1.0, momentum: 0.0, space: Space::Image };
+    let (mut wanted, none, x) = ([0.5, -1.0], [0.25, 2.0], [0.3, 0.1]);
+    let evaluation = Evaluation { x: &x, image, ..Evaluation::new(&mut wanted, &none) };
+    Classifier { rule, ..Classifier::new(7.5) }.combine(7.5, 0, evaluation);
+    assert_eq!(wanted, [0.5, -1.0]);
 }

@@ -37,6 +37,8 @@ mod plms;
 mod tcd;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theory_tests;
 mod unipc;
 
 pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};
@@ -69,81 +71,133 @@ pub struct Sampler {
 }
 
 /// Ancestral sampling of the reverse chain.
+///
+#[doc = include_str!("doc/ddpm.md")]
 #[rustfmt::skip]
 pub const DDPM: Sampler = Sampler { name: "ddpm", source: "Ho et al. 2020, algorithm 2", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: ddpm::step };
 /// The implicit chain, from deterministic (`eta` 0) to ancestral (`eta` 1).
+///
+#[doc = include_str!("doc/ddim.md")]
 #[rustfmt::skip]
 pub const DDIM: Sampler = Sampler { name: "ddim", source: "Song et al. 2021a, equation 12", order: 1, evaluations: 1, history: 0, grid: Grid::Chain, step: ddim::step };
 /// Euler's method.
+///
+#[doc = include_str!("doc/euler.md")]
 #[rustfmt::skip]
 pub const EULER: Sampler = Sampler { name: "euler", source: "Karras et al. 2022, algorithm 2", order: 1, evaluations: 1, history: 0, grid: Grid::Euler, step: euler::step };
 /// Euler's method with ancestral noise.
+///
+#[doc = include_str!("doc/euler_ancestral.md")]
 #[rustfmt::skip]
 pub const EULER_ANCESTRAL: Sampler = Sampler { name: "euler-a", source: "k-diffusion, sample_euler_ancestral", order: 0, evaluations: 1, history: 0, grid: Grid::Euler, step: euler_ancestral::step };
 /// Heun's method.
+///
+#[doc = include_str!("doc/heun.md")]
 #[rustfmt::skip]
 pub const HEUN: Sampler = Sampler { name: "heun", source: "Karras et al. 2022, algorithm 1", order: 2, evaluations: 2, history: 2, grid: Grid::Euler, step: heun::step };
 /// DPM-Solver++ of order 2, multistep, midpoint.
+///
+#[doc = include_str!("doc/dpmpp_2m.md")]
 #[rustfmt::skip]
 pub const DPMPP_2M: Sampler = Sampler { name: "dpmpp-2m", source: "Lu et al. 2022b, algorithm 2", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second };
 /// The same in Heun's form.
+///
+#[doc = include_str!("doc/dpmpp_2m_heun.md")]
 #[rustfmt::skip]
 pub const DPMPP_2M_HEUN: Sampler = Sampler { name: "dpmpp-2m-heun", source: "Lu et al. 2022b, appendix A", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_heun };
 /// DPM-Solver++ of order 3, multistep.
+///
+#[doc = include_str!("doc/dpmpp_3m.md")]
 #[rustfmt::skip]
 pub const DPMPP_3M: Sampler = Sampler { name: "dpmpp-3m", source: "Lu et al. 2022b, appendix A", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third };
 /// SDE-DPM-Solver++ of order 2, multistep, midpoint.
+///
+#[doc = include_str!("doc/dpmpp_2m_sde.md")]
 #[rustfmt::skip]
 pub const DPMPP_2M_SDE: Sampler = Sampler { name: "dpmpp-2m-sde", source: "Lu et al. 2022b, section 4", order: 0, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_sde };
 /// The same in Heun's form.
+///
+#[doc = include_str!("doc/dpmpp_2m_sde_heun.md")]
 #[rustfmt::skip]
 pub const DPMPP_2M_SDE_HEUN: Sampler = Sampler { name: "dpmpp-2m-sde-heun", source: "Lu et al. 2022b, section 4", order: 0, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_sde_heun };
 /// UniPC with a predictor of order 2; the corrector makes it 3.
+///
+#[doc = include_str!("doc/unipc.md")]
 #[rustfmt::skip]
 pub const UNIPC: Sampler = Sampler { name: "unipc", source: "Zhao et al. 2023, bh2", order: 3, evaluations: 1, history: 3, grid: Grid::Solver, step: unipc::second };
 /// The same with B(h) = h.
+///
+#[doc = include_str!("doc/unipc_bh1.md")]
 #[rustfmt::skip]
 pub const UNIPC_BH1: Sampler = Sampler { name: "unipc-bh1", source: "Zhao et al. 2023, bh1", order: 3, evaluations: 1, history: 3, grid: Grid::Solver, step: unipc::second_bh1 };
 /// UniPC with a predictor of order 3; the corrector makes it 4.
+///
+#[doc = include_str!("doc/unipc_3.md")]
 #[rustfmt::skip]
 pub const UNIPC_3: Sampler = Sampler { name: "unipc-3", source: "Zhao et al. 2023, bh2", order: 4, evaluations: 1, history: 4, grid: Grid::Solver, step: unipc::third };
 /// PNDM's linear multistep method.
+///
+#[doc = include_str!("doc/plms.md")]
 #[rustfmt::skip]
 pub const PLMS: Sampler = Sampler { name: "plms", source: "Liu et al. 2022, equation 12", order: 4, evaluations: 1, history: 5, grid: Grid::Chain, step: plms::step };
 /// Linear multistep over sigma.
+///
+#[doc = include_str!("doc/lms.md")]
 #[rustfmt::skip]
 pub const LMS: Sampler = Sampler { name: "lms", source: "k-diffusion, sample_lms", order: 4, evaluations: 1, history: 4, grid: Grid::Euler, step: lms::step };
 /// Latent consistency sampling.
+///
+#[doc = include_str!("doc/lcm.md")]
 #[rustfmt::skip]
 pub const LCM: Sampler = Sampler { name: "lcm", source: "Luo et al. 2023, algorithm 3", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: lcm::step };
 /// Trajectory consistency sampling.
+///
+#[doc = include_str!("doc/tcd.md")]
 #[rustfmt::skip]
 pub const TCD: Sampler = Sampler { name: "tcd", source: "Zheng et al. 2024, algorithm 4", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: tcd::step };
 /// The midpoint method over sigma.
+///
+#[doc = include_str!("doc/dpm2.md")]
 #[rustfmt::skip]
 pub const DPM2: Sampler = Sampler { name: "dpm2", source: "k-diffusion, sample_dpm_2", order: 2, evaluations: 2, history: 1, grid: Grid::Euler, step: dpm2::step };
 /// The same with ancestral noise.
+///
+#[doc = include_str!("doc/dpm2_ancestral.md")]
 #[rustfmt::skip]
 pub const DPM2_ANCESTRAL: Sampler = Sampler { name: "dpm2-a", source: "k-diffusion, sample_dpm_2_ancestral", order: 0, evaluations: 2, history: 1, grid: Grid::Euler, step: dpm2::ancestral };
 /// DPM-Solver++ of order 2, one step at a time, with ancestral noise.
+///
+#[doc = include_str!("doc/dpmpp_2s_ancestral.md")]
 #[rustfmt::skip]
 pub const DPMPP_2S_ANCESTRAL: Sampler = Sampler { name: "dpmpp-2s-a", source: "k-diffusion, sample_dpmpp_2s_ancestral", order: 0, evaluations: 2, history: 1, grid: Grid::Euler, step: dpmpp_2s_ancestral::step };
 /// SDE-DPM-Solver++ of order 3, multistep.
+///
+#[doc = include_str!("doc/dpmpp_3m_sde.md")]
 #[rustfmt::skip]
 pub const DPMPP_3M_SDE: Sampler = Sampler { name: "dpmpp-3m-sde", source: "k-diffusion, sample_dpmpp_3m_sde", order: 0, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_sde };
 /// DPM-Solver of order 2, multistep.
+///
+#[doc = include_str!("doc/dpm_2m.md")]
 #[rustfmt::skip]
 pub const DPM_2M: Sampler = Sampler { name: "dpm-2m", source: "Lu et al. 2022a, multistep", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_noise };
 /// DPM-Solver of order 3, multistep.
+///
+#[doc = include_str!("doc/dpm_3m.md")]
 #[rustfmt::skip]
 pub const DPM_3M: Sampler = Sampler { name: "dpm-3m", source: "Lu et al. 2022a, multistep", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_noise };
 /// DEIS of order 2.
+///
+#[doc = include_str!("doc/deis.md")]
 #[rustfmt::skip]
 pub const DEIS: Sampler = Sampler { name: "deis", source: "Zhang and Chen 2023, tAB-DEIS", order: 2, evaluations: 1, history: 1, grid: Grid::Solver, step: dpm_multistep::second_deis };
 /// DEIS of order 3.
+///
+#[doc = include_str!("doc/deis_3.md")]
 #[rustfmt::skip]
 pub const DEIS_3: Sampler = Sampler { name: "deis-3", source: "Zhang and Chen 2023, tAB-DEIS", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_multistep::third_deis };
 /// DDIM from an image to its noise.
+///
+#[doc = include_str!("doc/ddim_inverse.md")]
 #[rustfmt::skip]
 pub const DDIM_INVERSE: Sampler = Sampler { name: "ddim-inverse", source: "Song et al. 2021a, section 4.3", order: 1, evaluations: 1, history: 0, grid: Grid::Chain, step: ddim_inverse::step };
 

@@ -11,19 +11,33 @@ use crate::math::{self, wide};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum BetaSchedule {
     /// Evenly from `beta_start` to `beta_end`. Ho et al. 2020, section 4.
+    ///
+    #[doc = include_str!("doc/beta_linear.md")]
     #[default]
     Linear,
     /// Their square roots evenly. Rombach et al. 2022 (latent diffusion).
+    ///
+    #[doc = include_str!("doc/beta_scaled_linear.md")]
     ScaledLinear,
     /// Alpha-bar is a squared cosine, betas are at most 0.999. Nichol and Dhariwal 2021, equation 17.
+    ///
+    #[doc = include_str!("doc/beta_squared_cos_cap_v2.md")]
     SquaredCosCapV2,
     /// Along a sigmoid from -6 to 6, from `beta_start` to `beta_end`. Jabri et al. 2022; diffusers' form of it.
+    ///
+    #[doc = include_str!("doc/beta_sigmoid.md")]
     Sigmoid,
     /// The log signal-to-noise ratio is spread like a Laplace distribution; betas are at most 0.999. Hang and Gu 2024; diffusers' form.
+    ///
+    #[doc = include_str!("doc/beta_laplace.md")]
     Laplace,
     /// Alpha-bar is `exp(-12 u)`; betas are at most 0.999. diffusers' "exp" transform.
+    ///
+    #[doc = include_str!("doc/beta_exponential.md")]
     Exponential,
     /// Given, value by value (`trained_betas`).
+    ///
+    #[doc = include_str!("doc/beta_trained.md")]
     Trained,
 }
 

@@ -13,6 +13,12 @@ use crate::math::wide;
 /// | EDM | `1 / sqrt(sigma^2 + sigma_data^2)` | `sigma / sqrt(sigma^2 + sigma_data^2)` | `ln(sigma) / 4` |
 ///
 /// The end of a run has signal 1 and noise 0: the image itself.
+///
+/// ```
+/// use unfog_core::schedule::Level;
+/// let level = Level { time: 500.0, signal: 0.6, noise: 0.8 };
+/// assert!((level.sigma() - 4.0 / 3.0).abs() < 1e-12 && (level.lambda() + level.sigma().ln()).abs() < 1e-12);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct Level {
     /// What the network is told. Need not be a whole number.

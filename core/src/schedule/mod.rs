@@ -2,7 +2,11 @@
 
 mod beta;
 mod beta_ppf;
+#[cfg(test)]
+mod fault_tests;
 mod level;
+#[cfg(test)]
+mod property_tests;
 mod sigma;
 #[cfg(test)]
 mod sigma_tests;
@@ -46,6 +50,10 @@ impl<'a> Schedule<'a> {
     ///
     /// `alpha_bar`: T values; with [`BetaSchedule::Trained`] it holds the betas on entry. `timesteps`: one for each step; with
     /// [`Spacing::Given`] it holds them on entry.
+    ///
+    /// Fails with what [`Config::validate`], [`fill_betas`] and [`fill_timesteps`] find, for slices of other lengths
+    /// ([`ConfigError::Length`]), for networks without timesteps ([`ConfigError::Prediction`]), and where a step would divide by 0
+    /// ([`ConfigError::NoSignal`], [`ConfigError::NoNoise`]).
     pub fn new(config: &Config, alpha_bar: &'a mut [f32], timesteps: &'a mut [u32]) -> Result<Self, ConfigError> {
         Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
         Self::over_timesteps(config, alpha_bar, timesteps)
@@ -62,6 +70,10 @@ impl<'a> Schedule<'a> {
     ///
     /// `alpha_bar` and `timesteps` as for [`Schedule::new`]; where the sampler works over levels, `timesteps` end up as their
     /// rounded times. `levels`: [`Sampler::levels`] of them; with [`SigmaTable::Given`] it holds them on entry.
+    ///
+    /// Fails as [`Schedule::new`] does; and where levels are no numbers, don't fall or are none that the network has
+    /// ([`ConfigError::Level`]), where the network has not what the table is made from ([`ConfigError::Table`]), and for a flow
+    /// network's bad shift ([`ConfigError::Shift`]).
     ///
     /// ```
     /// use unfog_core::{config::Config, sampler, schedule::{Level, Schedule, SigmaTable, Sigmas}};
@@ -82,9 +94,12 @@ impl<'a> Schedule<'a> {
     ) -> Result<Self, ConfigError> {
         Self::fill_alpha_bar(config, alpha_bar, timesteps.len())?;
         if sampler.grid != Grid::Chain
-            && let Some(last) = alpha_bar.last_mut().filter(|last| config.zero_terminal_snr || **last <= 0.0)
+            && let Some((last, before)) = alpha_bar.split_last_mut()
+            && (config.zero_terminal_snr || *last <= 0.0)
         {
-            *last = LEAST_ALPHA_BAR;
+            // Below the one before in any case: a long chain's may be less than that.
+            let before = before.last().copied().unwrap_or(1.0);
+            *last = if before > LEAST_ALPHA_BAR { LEAST_ALPHA_BAR } else { 0.5 * before };
         }
         Self::with_alpha_bar(config, sampler, alpha_bar, timesteps, levels)
     }
@@ -100,7 +115,7 @@ impl<'a> Schedule<'a> {
     ) -> Result<Self, ConfigError> {
         Self::check_lengths(config, alpha_bar.len(), timesteps.len())?;
         // What rises or is no number was not made from betas.
-        let falls = |pair: &[f32]| pair[1] >= 0.0 && (pair[0] >= pair[1] || pair[1] == LEAST_ALPHA_BAR);
+        let falls = |pair: &[f32]| pair[0] >= pair[1] && pair[1] >= 0.0;
         if let Some(t) = alpha_bar.windows(2).position(|pair| !falls(pair)) {
             return Err(ConfigError::Beta { t: t + 1 });
         }
@@ -215,7 +230,7 @@ impl<'a> Schedule<'a> {
     /// diffusers' DDIM does. With spacings other than leading the two differ, by up to 11 timesteps at linspace, n = 10.
     pub fn next_timestep(&self, step: usize, parity: Parity) -> Option<u32> {
         match parity {
-            Parity::Table => self.timesteps.get(step + 1).copied(),
+            Parity::Table => self.timesteps.get(step.checked_add(1)?).copied(),
             Parity::Diffusers => {
                 let stride = (self.alpha_bar.len() / self.timesteps.len()) as u32;
                 self.timesteps.get(step)?.checked_sub(stride)

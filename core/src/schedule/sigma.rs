@@ -43,27 +43,58 @@ impl Default for Sigmas {
     }
 }
 
-/// Which noise levels a run visits. n is the number of steps, i counts from 0 to n - 1, `min` and `max` are the ends.
+impl Sigmas {
+    /// Whether the table's own numbers can be used: finite, above 0 (of VP's betas one may be 0, its `eps` is below 1), `min`
+    /// below `max`, and `shift_terminal` between 0 and 1. Whether levels fall is found when they are made.
+    pub fn is_valid(&self) -> bool {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let table = match self.table {
+            SigmaTable::Karras { rho } | SigmaTable::Polyexponential { rho } => positive(rho),
+            SigmaTable::Beta { alpha, beta } => positive(alpha) && positive(beta),
+            SigmaTable::Vp { beta_d, beta_min, eps } => {
+                beta_d >= 0.0 && beta_min >= 0.0 && positive(beta_d + beta_min) && positive(eps) && eps < 1.0
+            }
+            _ => true,
+        };
+        let range = [self.min, self.max].into_iter().flatten().all(positive);
+        let ordered = self.min.zip(self.max).is_none_or(|(min, max)| min < max);
+        table && range && ordered && self.shift_terminal.is_none_or(|s| positive(s) && s < 1.0)
+    }
+}
+
+/// Which noise levels a run visits. n is the number of steps, i counts from 0 to n - 1, `min` and `max` are the ends ([`Grid`]), all
+/// of them ratios of deviations (noise over signal). Numbers that can't be used are refused ([`ConfigError::Sigmas`]), and so are
+/// levels that don't fall in f32 ([`ConfigError::Level`]).
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum SigmaTable {
     /// Those of the timesteps that [`Config::spacing`] chooses. For a flow network, s evenly from 1 to 1 / T, shifted; for
     /// an EDM network, [`SigmaTable::Karras`] with rho 7.
+    ///
+    #[doc = include_str!("doc/sigma_timesteps.md")]
     #[default]
     Timesteps,
     /// `(max^(1/rho) + i / (n - 1) * (min^(1/rho) - max^(1/rho)))^rho`. Karras et al. 2022, equation 5; they use rho 7.
+    ///
+    #[doc = include_str!("doc/sigma_karras.md")]
     Karras {
         /// How much denser levels lie at the end.
         rho: f64,
     },
     /// Logarithms evenly from `ln max` to `ln min`.
+    ///
+    #[doc = include_str!("doc/sigma_exponential.md")]
     Exponential,
     /// `exp(r * (ln max - ln min) + ln min)` with `r = (1 - i / (n - 1))^rho`, as in k-diffusion. rho 1 is exponential.
+    ///
+    #[doc = include_str!("doc/sigma_polyexponential.md")]
     Polyexponential {
         /// How much denser levels lie at the end.
         rho: f64,
     },
     /// `min + q * (max - min)`, q the quantiles `1 - i / (n - 1)` of a beta distribution. Lee et al. 2024, "Beta sampling is
     /// all you need", with both parameters 0.6.
+    ///
+    #[doc = include_str!("doc/sigma_beta.md")]
     Beta {
         /// First parameter.
         alpha: f64,
@@ -72,9 +103,13 @@ pub enum SigmaTable {
     },
     /// Half logarithms of the signal-to-noise ratio (lambda) evenly spaced, Lu et al. 2022, section 3.4: the sigmas of
     /// [`SigmaTable::Exponential`], whose times diffusers rounds.
+    ///
+    #[doc = include_str!("doc/sigma_lu_lambda.md")]
     LuLambda,
     /// `sqrt(exp(beta_d / 2 * u^2 + beta_min * u) - 1)`, u evenly from 1 to `eps`: the continuous variance-preserving chain.
     /// Song et al. 2021b, as in k-diffusion with 19.9, 0.1 and 1e-3.
+    ///
+    #[doc = include_str!("doc/sigma_vp.md")]
     Vp {
         /// Slope of beta.
         beta_d: f64,
@@ -85,16 +120,26 @@ pub enum SigmaTable {
     },
     /// Align Your Steps: levels found by optimisation, for 10 steps, and between them logarithms interpolated linearly. Sabour
     /// et al. 2024, with the published tables.
+    ///
+    #[doc = include_str!("doc/sigma_align_your_steps.md")]
     AlignYourSteps(AlignYourSteps),
     /// Evenly in time, n of n + 1 points from the last timestep to 0 without the last: "SGM uniform". For a flow network
     /// `1 - i / n`, shifted.
+    ///
+    #[doc = include_str!("doc/sigma_uniform.md")]
     Uniform,
     /// Every (T / n)-th sigma of the network's table from its end, whole indices.
+    ///
+    #[doc = include_str!("doc/sigma_simple.md")]
     Simple,
     /// `tan(u * atan(min) + (1 - u) * atan(max))`, `u = i / (n - 1)`: optimal in the KL divergence. Sabour et al. 2024,
     /// theorem 3.1.
+    ///
+    #[doc = include_str!("doc/sigma_kl_optimal.md")]
     KlOptimal,
     /// The caller's: [`Level::given`] in the memory that is lent for levels, strictly falling, the end included.
+    ///
+    #[doc = include_str!("doc/sigma_given.md")]
     Given,
 }
 
@@ -125,11 +170,21 @@ pub enum End {
     /// To the image: sigma 0.
     #[default]
     Zero,
-    /// To the least sigma that the network knows.
+    /// To the least sigma that the network knows (of flow networks 1 / T), or no step further where the last level is below it.
     Min,
 }
 
 /// How the levels s of a flow network are moved towards noise: `m * s / (1 + (m - 1) * s)`. Esser et al. 2024, section 5.3.2.
+///
+/// ```
+/// # use unfog_core::{config::Config, predict::PredictionType, sampler::EULER, schedule::{Level, Schedule, Shift, SigmaTable, Sigmas}};
+/// let sigmas = Sigmas { table: SigmaTable::Uniform, shift: Shift::Static(3.0), ..Sigmas::default() };
+/// let config = Config { steps: 2, prediction: PredictionType::Flow, sigmas, ..Config::default() };
+/// let (mut alpha_bar, mut timesteps, mut levels) = ([0.0; 1000], [0; 2], [Level::default(); 3]);
+/// Schedule::for_sampler(&config, &EULER, &mut alpha_bar, &mut timesteps, &mut levels)?;
+/// assert_eq!(levels.map(|l| l.noise), [1.0, 0.75, 0.0]); // 3 * 0.5 / (1 + 2 * 0.5)
+/// # Ok::<(), unfog_core::config::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shift {
     /// m, of the network. diffusers shifts the least level 1 / T twice, and so does [`Parity::Diffusers`].
@@ -333,7 +388,7 @@ fn over_alpha_bar(
     }
     match config.sigmas.end {
         End::Zero => *end = Level::IMAGE,
-        End::Min => set_end(end, table_sigma(alpha_bar, 0)),
+        End::Min => set_end(end, no_higher(table_sigma(alpha_bar, 0), evaluated)),
     }
     Ok(())
 }
@@ -446,14 +501,21 @@ fn flow(config: &Config, grid: Grid, evaluated: &mut [Level], end: &mut Level) -
     let last = match (table, config.sigmas.end) {
         (SigmaTable::Given, _) => end.noise,
         (_, End::Zero) => 0.0,
-        (_, End::Min) => 1.0 / count,
+        // A shift below 1 takes the last level below 1 / T.
+        (_, End::Min) => evaluated.last().map_or(0.0, |level| level.noise.min(1.0 / count)),
     };
     set(end, last);
     Ok(())
 }
 
+/// `sigma`, or that of the last level where a table of other ends, or the rounding of one, goes below it.
+fn no_higher(sigma: f64, evaluated: &[Level]) -> f64 {
+    evaluated.last().map_or(sigma, |level| level.sigma().min(sigma))
+}
+
+/// `m * s / (1 + (m - 1) * s)`, from 0 to 1: at s = 1 rounding may lead past it.
 fn shifted(m: f64, s: f64) -> f64 {
-    m * s / (1.0 + (m - 1.0) * s)
+    (m * s / (1.0 + (m - 1.0) * s)).min(1.0)
 }
 
 /// Levels of an EDM network.
@@ -478,7 +540,7 @@ fn edm(config: &Config, sigma_data: f32, evaluated: &mut [Level], end: &mut Leve
     let last = match (table, config.sigmas.end) {
         (SigmaTable::Given, _) => end.noise,
         (_, End::Zero) => 0.0,
-        (_, End::Min) => min,
+        (_, End::Min) => no_higher(min, evaluated),
     };
     if last == 0.0 {
         *end = Level::IMAGE

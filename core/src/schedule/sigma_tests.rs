@@ -198,11 +198,45 @@ fn what_a_network_does_not_have_is_refused() {
     assert_eq!(refused(all, &DPMPP_2M), ConfigError::TooManySteps { steps: 1000, train_steps: 999 });
     assert!(levels(&all, &EULER).is_ok());
     for table in [SigmaTable::Karras { rho: 0.0 }, SigmaTable::Karras { rho: f64::NAN }] {
-        assert!(matches!(refused(config(table, 4), &EULER), ConfigError::Level { .. }));
+        assert_eq!(refused(config(table, 4), &EULER), ConfigError::Sigmas);
     }
     let range = Sigmas { min: Some(9.0), max: Some(1.0), ..config(SigmaTable::Exponential, 4).sigmas };
-    assert!(matches!(
-        refused(Config { sigmas: range, ..config(SigmaTable::Timesteps, 4) }, &EULER),
-        ConfigError::Level { .. }
-    ));
+    assert_eq!(refused(Config { sigmas: range, ..config(SigmaTable::Timesteps, 4) }, &EULER), ConfigError::Sigmas);
+}
+
+#[test]
+fn ends_are_reached_whatever_rounding_does() {
+    // 1 shifted by m is m / (1 + (m - 1)), which f64 takes above 1 for some m.
+    let mut above = 0;
+    for m in (1..2000).map(|i| f64::from(i) / 177.0) {
+        above += u32::from(m / (1.0 + (m - 1.0)) > 1.0);
+        for end in [End::Zero, End::Min] {
+            let sigmas = Sigmas { shift: Shift::Linear(m), end, ..Sigmas::default() };
+            let flow = Config { prediction: PredictionType::Flow, sigmas, ..config(SigmaTable::Timesteps, 3) };
+            let levels = levels(&flow, &EULER).unwrap();
+            assert_eq!(levels[0].noise, 1.0, "{m}");
+            // Below 1 a shift takes the last level below 1 / T; the run ends there.
+            assert!(levels[3].noise <= levels[2].noise, "{m}");
+        }
+    }
+    assert!(above > 10, "{above}");
+    // A range of the caller's own that ends below the network's least sigma.
+    let sigmas = Sigmas { min: Some(0.01), end: End::Min, ..config(SigmaTable::Exponential, 4).sigmas };
+    let levels = levels(&Config { sigmas, ..config(SigmaTable::Timesteps, 4) }, &EULER).unwrap();
+    assert_eq!(levels[3].sigma(), levels[4].sigma());
+}
+
+#[test]
+fn the_last_alpha_bar_falls_where_little_is_left_before() {
+    // These betas leave e^-12, and zero terminal SNR less: 2^-24 would rise.
+    let exponential = Config {
+        betas: BetaSchedule::Exponential,
+        train_steps: 65,
+        zero_terminal_snr: true,
+        ..config(SigmaTable::Timesteps, 65)
+    };
+    let (mut alpha_bar, mut timesteps, mut levels) = (vec![0.0; 65], vec![0; 65], vec![Level::default(); 66]);
+    let schedule = Schedule::for_sampler(&exponential, &EULER, &mut alpha_bar, &mut timesteps, &mut levels).unwrap();
+    let [.., before, last] = schedule.alpha_bar() else { panic!("65 values") };
+    assert!(0.0 < *last && last < before && *before < 1.0 / (1 << 24) as f32, "{before:e} {last:e}");
 }

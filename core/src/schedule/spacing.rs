@@ -7,25 +7,67 @@ use crate::math::wide::round_ties_even;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Spacing {
     /// Multiples of T / n (whole division) from 0, plus the offset: never reaches T - 1 unless n = T.
+    ///
+    /// ```
+    /// # use unfog_core::schedule::{Spacing, fill_timesteps};
+    /// let mut timesteps = [0; 4];
+    /// fill_timesteps(Spacing::Leading, 1000, 0, &mut timesteps)?;
+    /// assert_eq!(timesteps, [750, 500, 250, 0]);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
     #[default]
     Leading,
     /// Back from T - 1 in strides of T / n.
+    ///
+    /// ```
+    /// # use unfog_core::schedule::{Spacing, fill_timesteps};
+    /// let mut timesteps = [0; 4];
+    /// fill_timesteps(Spacing::Trailing, 1000, 0, &mut timesteps)?;
+    /// assert_eq!(timesteps, [999, 749, 499, 249]);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
     Trailing,
     /// Evenly from 0 to T - 1, both included.
+    ///
+    /// ```
+    /// # use unfog_core::schedule::{Spacing, fill_timesteps};
+    /// let mut timesteps = [0; 4];
+    /// fill_timesteps(Spacing::Linspace, 1000, 0, &mut timesteps)?;
+    /// assert_eq!(timesteps, [999, 666, 333, 0]);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
     Linspace,
     /// Those on which consistency models were distilled: `original` of them, ending at T - 1 in strides of T / original
     /// (whole division), and of these every (original / n)-th from the top. Luo et al. 2023; diffusers' LCM and TCD.
+    ///
+    /// ```
+    /// # use unfog_core::schedule::{Spacing, fill_timesteps};
+    /// let mut timesteps = [0; 4];
+    /// fill_timesteps(Spacing::Consistency { original: 50 }, 1000, 0, &mut timesteps)?;
+    /// assert_eq!(timesteps, [999, 759, 499, 259]);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
     Consistency {
         /// `original_inference_steps`; 50 in Luo et al.
         original: u32,
     },
     /// The caller's, in the memory that is lent for timesteps: falling, below T.
+    ///
+    /// ```
+    /// # use unfog_core::schedule::{Spacing, fill_timesteps};
+    /// let mut timesteps = [900, 20, 3];
+    /// fill_timesteps(Spacing::Given, 1000, 0, &mut timesteps)?;
+    /// assert_eq!(timesteps, [900, 20, 3]);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
     Given,
 }
 
 /// Fills `timesteps` (n of them, from 1 to `train_steps`) in the order in which a run visits them: falling.
 ///
-/// `offset` is added to leading timesteps only, as in diffusers; where it leads past the table this fails.
+/// `offset` is added to leading timesteps only, as in diffusers; where it leads past the table this fails
+/// ([`ConfigError::StepsOffset`]). So it does without a step, with more steps than timesteps (of `original`, those of
+/// [`Spacing::Consistency`]), and where the caller's own don't fall or lie past the table ([`ConfigError::Level`]).
 ///
 /// ```
 /// use unfog_core::schedule::{Spacing, fill_timesteps};
