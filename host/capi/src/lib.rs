@@ -2,6 +2,8 @@
 //!
 //! The header `unfog.h` is made of this file by cbindgen. Panics don't leave it: they become errors.
 
+#![expect(unsafe_code, reason = "takes what C gives")]
+
 mod failure;
 mod settings;
 
