@@ -50,7 +50,7 @@ enum unfog_core_status
   UNFOG_CORE_STATUS_WORKSPACE = -8,
   // This is no session: unfog_core_init has not succeeded here, or the memory was moved or written over.
   UNFOG_CORE_STATUS_SESSION = -9,
-  // The session is in the middle of a step (the call came from its callback).
+  // The session is in the middle of a step: the call came from its callback, or the callback never came back.
   UNFOG_CORE_STATUS_BUSY = -10,
   // The callback stopped the step, or a step has failed before: unfog_core_restart goes on.
   UNFOG_CORE_STATUS_STOPPED = -11,

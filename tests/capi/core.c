@@ -24,12 +24,15 @@ static _Alignas(16) unsigned char other[1 << 21];
 struct stop {
     unfog_core_session *session;
     int after;
-    unfog_core_status inside;
+    size_t bytes;
+    unfog_core_status inside, inside_init;
 };
 
 static int stop_after(void *context) {
     struct stop *stop = context;
+    unfog_core_session *another = NULL;
     stop->inside = unfog_core_step(stop->session, NULL, NULL);
+    stop->inside_init = unfog_core_init(&another, pack, stop->bytes, other, sizeof other, NULL);
     return stop->after-- > 0;
 }
 
@@ -142,8 +145,9 @@ int main(int count, char **arguments) {
 
     /* Stopped between two nodes, and gone on with from the start. */
     CHECK(unfog_core_restart(second, 0) == S(OK));
-    struct stop stop = {second, 5, S(OK)};
-    CHECK(unfog_core_step(second, stop_after, &stop) == S(STOPPED) && stop.after == -1 && stop.inside == S(BUSY));
+    struct stop stop = {second, 5, n, S(OK), S(OK)};
+    CHECK(unfog_core_step(second, stop_after, &stop) == S(STOPPED) && stop.after == -1);
+    CHECK(stop.inside == S(BUSY) && stop.inside_init == S(BUSY));
     CHECK(unfog_core_step(second, NULL, NULL) == S(STOPPED));
     CHECK(unfog_core_restart(second, 0) == S(OK));
     CHECK(unfog_core_progress(second, &step, NULL) == S(OK) && step == 0);

@@ -1,4 +1,5 @@
-//! The C interface of core: C programs link it, make the reference backend's bits, and can't break it.
+//! The C interface of core: C programs link it, make the reference backend's bits, and can't break it. (The host's is tested
+//! in `host/capi`.)
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,4 +82,9 @@ fn header(crate_folder: &str, header: &str) -> TestResult {
 #[test]
 fn the_header_of_core_is_that_of_its_sources() -> TestResult {
     header("core/capi", "unfog_core.h")
+}
+
+#[test]
+fn the_header_of_the_host_is_that_of_its_sources() -> TestResult {
+    header("host/capi", "unfog.h")
 }

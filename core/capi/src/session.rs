@@ -111,8 +111,12 @@ impl Session {
         }
         let cond = condition(exec.program(), options)?;
         let header = base.cast::<Header>();
-        // SAFETY: the header lies at the start of the workspace, which is large enough and aligned. Until all is in place,
-        // this is no session.
+        // SAFETY: the header lies at the start of the workspace, which is large enough and aligned.
+        let Header { magic, busy } = unsafe { header.read() };
+        if magic == Header::magic(base) && busy != 0 {
+            return Err(Status::Busy);
+        }
+        // SAFETY: as above. Until all is in place, this is no session.
         unsafe { header.write(Header { magic: 0, busy: 0 }) };
 
         // SAFETY: for each piece, the layout aligns every piece for its type, to a workspace aligned to 16; all of them lie apart

@@ -32,7 +32,7 @@ pub enum Status {
     Workspace = -8,
     /// This is no session: unfog_core_init has not succeeded here, or the memory was moved or written over.
     Session = -9,
-    /// The session is in the middle of a step (the call came from its callback).
+    /// The session is in the middle of a step: the call came from its callback, or the callback never came back.
     Busy = -10,
     /// The callback stopped the step, or a step has failed before: unfog_core_restart goes on.
     Stopped = -11,

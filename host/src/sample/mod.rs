@@ -2,6 +2,7 @@
 
 mod collect;
 mod generate;
+mod in_memory;
 mod options;
 mod output;
 mod setup;
@@ -10,11 +11,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use generate::{Source, draws, generate};
+pub use in_memory::sample_in_memory;
 pub use options::Options;
 pub use output::Output;
 pub use setup::Setup;
 
-use crate::backend::{Backend, Description, Kind, choose};
+use unfog_core::nn::weights::WeightData;
+
+use crate::backend::{Backend, Description, Kind, Request, choose};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::recipe::Recipe;
@@ -64,14 +68,7 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let (weights, fingerprint) = model.weights(&network)?;
     stop.check()?;
     let data = weights.data();
-    let request = match options.backend.kind {
-        Kind::Auto => {
-            let chosen = choose(&options.backend, &model, (height, width), &data, stop)?;
-            report(Event::Chosen(chosen.kind, chosen.why));
-            options.backend.chosen(chosen.kind)
-        }
-        _ => options.backend.clone(),
-    };
+    let request = settle(options, &model, (height, width), &data, stop, report)?;
     let mut backend = Backend::open(&request, network.graph(), &data, stop)?;
     let (start_up, start) = (start.elapsed(), Instant::now());
 
@@ -86,6 +83,23 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let class = |i| setup.class.or_else(|| model.classes().and_then(|classes| classes.of_image(i)));
     let classes = images.filter_map(class).collect();
     Ok(Outcome { files, recipe, classes, start_up, sampling })
+}
+
+/// The backend to open: what `auto` chooses, or what was asked for.
+fn settle(
+    options: &Options,
+    model: &Model,
+    size: (u32, u32),
+    data: &[WeightData<'_>],
+    stop: &Stop,
+    report: &mut dyn FnMut(Event),
+) -> Result<Request> {
+    if options.backend.kind != Kind::Auto {
+        return Ok(options.backend.clone());
+    }
+    let chosen = choose(&options.backend, model, size, data, stop)?;
+    report(Event::Chosen(chosen.kind, chosen.why));
+    Ok(options.backend.chosen(chosen.kind))
 }
 
 fn source(options: &Options, setup: &Setup) -> Result<Source> {
