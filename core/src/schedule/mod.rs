@@ -10,6 +10,7 @@ mod spacing;
 
 pub use beta::{BetaSchedule, alpha_bar_exact, alpha_bar_from_betas, fill_betas, rescale_zero_terminal_snr};
 pub use level::Level;
+pub(crate) use sigma::EDM_RANGE;
 pub use sigma::{AlignYourSteps, End, Grid, Interpolation, Shift, SigmaTable, Sigmas, dynamic_shift};
 pub use spacing::{Spacing, fill_timesteps};
 
@@ -91,6 +92,9 @@ impl<'a> Schedule<'a> {
         let first = levels.first().copied().unwrap_or_default();
         let init_noise_sigma = match (config.prediction, sampler.grid, config.spacing) {
             (PredictionType::Flow, _, _) => 1.0,
+            (PredictionType::Edm { .. }, _, _) if matches!(config.sigmas.table, SigmaTable::Distilled { .. }) => {
+                first.noise as f32
+            }
             // sqrt(sigma^2 + 1), scaled to what the network takes.
             (PredictionType::Edm { .. }, _, _) => {
                 wide::sqrt(first.noise * first.noise + first.signal * first.signal) as f32
