@@ -37,7 +37,8 @@ pub struct Config {
     pub steps: usize,
     /// Variance of a DDPM step (`variance_type`).
     pub variance: Variance,
-    /// DDIM's share of fresh noise, from 0 (none: the same noise gives the same image) to 1 (as much as DDPM).
+    /// DDIM's share of fresh noise, from 0 (none: the same noise gives the same image) to 1 (as much as DDPM); TCD's gamma;
+    /// SA-Solver's tau.
     pub eta: f32,
     /// Whether DDIM's last step ends at alpha-bar 1 or at alpha-bar of timestep 0.
     pub set_alpha_to_one: bool,

@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use unfog_core::sampler::find;
-//! assert_eq!(find("ipndm").map(|s| s.evaluations), Somd(1));
+//! assert_eq!(find("ipndm").map(|s| s.evaluations), Some(1));
 //! ```
 
 use super::mix::{derivative, mix};

@@ -243,6 +243,15 @@ mod tests {
         assert_eq!(error(Config { steps_offset: 2, ..config }), ConfigError::StepsOffset { t: 10, train_steps: 10 });
         assert_eq!(error(Config { eta: 1.5, ..config }), ConfigError::Eta(1.5));
         assert!(matches!(error(Config { eta: f32::NAN, ..config }), ConfigError::Eta(_)));
+        for churn in [
+            Config { s_churn: -1.0, ..config },
+            Config { s_churn: f32::INFINITY, ..config },
+            Config { s_noise: f32::NAN, ..config },
+            Config { s_tmin: -0.1, ..config },
+            Config { s_tmax: f32::NAN, ..config },
+        ] {
+            assert_eq!(error(churn), ConfigError::Churn);
+        }
         // Betas that vanish in f32 leave no noise to predict.
         assert_eq!(error(Config { beta_start: 0.0, beta_end: 0.0, ..config }), ConfigError::NoNoise { t: 8 });
         // Alpha-bar may not be 0 before the end: the step after it would divide by it.
