@@ -217,6 +217,9 @@ def make(golden):
     golden.paper("euler-churn", None, S.FlowMatchEulerDiscreteScheduler, dict(shift=3.0),
                  told=dict(prediction_type="flow_prediction", s_churn=40.0), runs=churned_flow(40.0))
 
+    # An exception of the tests: diffusers' way.
+    golden.add("euler-churn", S.EulerDiscreteScheduler, SD | dict(timestep_spacing="linspace"), (7,), extra=dict(s_churn=3.0))
+
     for spacing in SPACINGS:
         for prediction in ("epsilon", "v_prediction"):
             config = SD | dict(timestep_spacing=spacing, prediction_type=prediction)
@@ -253,6 +256,8 @@ def make(golden):
         add(CHAIN | dict(timestep_spacing="trailing"), (3, 20))
         add(SD | dict(timestep_spacing="trailing", lower_order_final=False), (3, 7, 20))
         add(SD | dict(timestep_spacing="trailing"), (1000,))
+        # Another exception of the tests.
+        golden.add(name, solver, SD | dict(use_karras_sigmas=True), (1,), fixed, told=told)
         # As the paper: tau where sigma lies in an interval.
         table = ((1 - solver(**SD).alphas_cumprod) / solver(**SD).alphas_cumprod) ** 0.5
         fixed["tau_func"] = lambda t: 1.0 if 0.05 <= float(table[int(t)]) <= 1.0 else 0.0
@@ -266,8 +271,7 @@ def make(golden):
                     config = SD | dict(timestep_spacing=spacing, prediction_type=prediction) | table
                     golden.paper(name, step, S.EulerDiscreteScheduler, config, runs=on_sigmas)
         golden.paper(name, step, S.EDMEulerScheduler, edm, told=dict(prediction_type="edm"), runs=on_sigmas)
-        if name != "er-sde":
-            golden.paper(name, step, S.EulerDiscreteScheduler, config | dict(use_karras_sigmas=False), (1000,), runs=on_sigmas)
+        golden.paper(name, step, S.EulerDiscreteScheduler, SD | dict(timestep_spacing="trailing"), (1000,), runs=on_sigmas)
 
     # diffusers fails with fewer than four steps.
     for spacing, offset in (("leading", 0), ("leading", 1), ("trailing", 0), ("linspace", 0)):

@@ -242,7 +242,7 @@ pub const ER_SDE_3: Sampler = Sampler { name: "er-sde-3", source: "Cui et al. 20
 pub const RES_MULTISTEP: Sampler = Sampler { name: "res-multistep", source: "Zhang et al. 2023, algorithm 2", order: 2, evaluations: 1, history: 1, grid: Grid::Euler, step: res_multistep::step };
 /// The same with ancestral noise.
 #[rustfmt::skip]
-pub const RES_MULTISTEP_ANCESTRAL: Sampler = Sampler { name: "res-multistep-a", source: "ComfyUI, sample_res_multistep_ancestral", order: 0, evaluations: 1, history: 1, grid: Grid::Euler, step: res_multistep::ancestral };
+pub const RES_MULTISTEP_ANCESTRAL: Sampler = Sampler { name: "res-multistep-a", source: "Zhang et al. 2023, with k-diffusion's ancestral noise", order: 0, evaluations: 1, history: 1, grid: Grid::Euler, step: res_multistep::ancestral };
 /// PNDM with its Runge-Kutta start.
 #[rustfmt::skip]
 pub const PNDM: Sampler = Sampler { name: "pndm", source: "Liu et al. 2022, equations 12 and 13", order: 4, evaluations: 1, history: 6, grid: Grid::Chain, step: pndm::step };

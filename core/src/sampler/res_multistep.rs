@@ -8,6 +8,8 @@
 //!
 //! (This is the Heun form of DPM-Solver++(2M), on other levels, and of lower order only where it must be: in the first step and where a
 //! run ends in the image.) The ancestral form goes to the part of the next noise that stays and draws the rest anew ([`renewal`]).
+//! ComfyUI's counts c there from where the step before would have ended without its noise; m0 is predicted at the level itself, and from
+//! there this counts.
 //!
 //! One evaluation a step; order 2. Keeps one prediction.
 //!
