@@ -415,8 +415,8 @@ impl Step<'_> {
         level.noise / (level.signal + level.noise)
     }
 
-    /// Adds `scale` times fresh noise to the images: of the time that this step takes, for noise that knows time. The latest
-    /// prediction ends here: its memory holds the noise meanwhile.
+    /// Adds `scale` times fresh noise to the images: of the time that this step takes, for noise that knows time (which gives the
+    /// same once more to a second draw of the step). The latest prediction ends here: its memory holds the noise meanwhile.
     pub fn add_noise(&mut self, scale: f32) -> Result<(), Halt> {
         self.add_noise_of(1, scale)
     }
