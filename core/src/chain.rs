@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use crate::config::{Config, Variance};
+use crate::config::Config;
 use crate::denoise::{Cond, Denoise};
 use crate::guidance::Guidance;
 use crate::noise::{Noise, NoiseError};
@@ -153,7 +153,7 @@ fn layout(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<[usiz
         return Err(ChainError::Conditions { given: conds, per_image: k });
     }
     let times = |a: usize, b: usize| a.checked_mul(b).ok_or(ChainError::TooLarge);
-    let learned = config.variance == Variance::LearnedRange;
+    let learned = config.variance.is_learned();
     let with_variance = batch.out_len == times(batch.len, 2)?;
     if !with_variance && (learned || batch.out_len != batch.len) {
         return Err(ChainError::OutLen(batch.out_len));

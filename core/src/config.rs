@@ -37,7 +37,8 @@ pub struct Config {
     pub steps: usize,
     /// Variance of a DDPM step (`variance_type`).
     pub variance: Variance,
-    /// DDIM's share of fresh noise, from 0 (none: the same noise gives the same image) to 1 (as much as DDPM).
+    /// DDIM's share of fresh noise, from 0 (none: the same noise gives the same image) to 1 (as much as DDPM); TCD's gamma;
+    /// SA-Solver's tau.
     pub eta: f32,
     /// Whether DDIM's last step ends at alpha-bar 1 or at alpha-bar of timestep 0.
     pub set_alpha_to_one: bool,
@@ -54,6 +55,14 @@ pub struct Config {
     pub lower_order_final: bool,
     /// Whether the last step is of order 1 in any case (`euler_at_final`).
     pub euler_at_final: bool,
+    /// How much noise samplers with churn add and take away again over a run (S_churn of Karras et al. 2022, algorithm 2).
+    pub s_churn: f32,
+    /// Least sigma, noise over signal, at which samplers with churn and SA-Solver draw noise (S_tmin).
+    pub s_tmin: f32,
+    /// Largest sigma at which they do (S_tmax).
+    pub s_tmax: f32,
+    /// Factor of the noise that churn adds, and consistency models (S_noise); Karras et al. go up to 1.007.
+    pub s_noise: f32,
 }
 
 /// Which variance a DDPM step adds. Ho et al. 2020, section 3.2; Nichol and Dhariwal 2021, equation 15.
@@ -70,6 +79,16 @@ pub enum Variance {
     FixedLargeLog,
     /// The network says, in a second half of its output, where between both (in logarithms) the variance lies.
     LearnedRange,
+    /// The network says, in a second half of its output, the variance: with [`Parity::Table`] its logarithm, as in Nichol and
+    /// Dhariwal's code; with [`Parity::Diffusers`] as it is, and then it must be above 0.
+    Learned,
+}
+
+impl Variance {
+    /// Whether the network says the variance.
+    pub const fn is_learned(self) -> bool {
+        matches!(self, Self::LearnedRange | Self::Learned)
+    }
 }
 
 /// Whose rule gives the timestep that a step leads to, where the two differ.
@@ -149,6 +168,8 @@ pub enum ConfigError {
     TimestepScaling(f32),
     /// `eta` lies outside 0..=1.
     Eta(f32),
+    /// One of `s_churn`, `s_tmin`, `s_tmax` and `s_noise` is negative or no number, or `s_churn` or `s_noise` is not finite.
+    Churn,
     /// The guidance of this scale has a number that can't be used: one that is not finite, or out of its range.
     Guidance(f32),
 }
@@ -175,6 +196,10 @@ impl Default for Config {
             timestep_scaling: 10.0,
             lower_order_final: true,
             euler_at_final: false,
+            s_churn: 40.0,
+            s_tmin: 0.0,
+            s_tmax: f32::INFINITY,
+            s_noise: 1.0,
         }
     }
 }
@@ -212,6 +237,10 @@ impl Config {
         if !(0.0..=1.0).contains(&self.eta) {
             return Err(ConfigError::Eta(self.eta));
         }
+        let [finite, any] = [[self.s_churn, self.s_noise], [self.s_tmin, self.s_tmax]];
+        if !(finite.iter().all(|v| v.is_finite()) && finite.iter().chain(&any).all(|v| *v >= 0.0)) {
+            return Err(ConfigError::Churn);
+        }
         match self.guidance {
             Guidance::Classifier(guidance) if !self.guidance.is_valid() => Err(ConfigError::Guidance(guidance.scale)),
             _ => Ok(()),
@@ -247,6 +276,7 @@ impl fmt::Display for ConfigError {
             Self::Shift(shift) => write!(f, "shift {shift} is not above 0"),
             Self::TimestepScaling(factor) => write!(f, "timestep scaling {factor} is not above 0"),
             Self::Eta(eta) => write!(f, "eta {eta} is not between 0 and 1"),
+            Self::Churn => write!(f, "a setting of the churn is negative or not finite"),
             Self::Guidance(scale) => write!(f, "guidance of scale {scale} can't be used as it is given"),
         }
     }

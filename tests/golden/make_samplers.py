@@ -44,6 +44,11 @@ def network(x, t, freq):
     return (0.7 * torch.tanh(x) + 0.25 * torch.tanh(0.5 * x.roll(-1, 1) + time) + 0.1).reshape(SHAPE)
 
 
+def spread(x):
+    """What it says of the variance, if asked."""
+    return 0.02 * (1.1 + torch.tanh(x))
+
+
 def rel(a, b):
     a, b = a.double(), b.double()
     return float((a - b).norm() / b.norm())
@@ -77,6 +82,9 @@ def widen(scheduler):
             setattr(scheduler, name, value.double())
 
 
+# What the network's time is multiplied by, for classes whose time is no timestep.
+FREQUENCIES = {S.EDMEulerScheduler: 1.0, S.CMStochasticIterativeScheduler: 0.001}
+
 # diffusers integrates LMS's polynomials to 1e-4; the f64 run does so to the last bits.
 QUAD = scipy.integrate.quad
 
@@ -93,12 +101,15 @@ def run(kind, config, steps, noise, dtype, args, extra):
         widen(scheduler)
     take = Noise(noise, dtype)
     sys.modules[kind.__module__].randn_tensor = take
-    freq = 1.0 if kind is S.EDMEulerScheduler else 0.004
+    freq = FREQUENCIES.get(kind, 0.004)
     x = take(SHAPE) * getattr(scheduler, "init_noise_sigma", 1.0)
     with wide() if dtype == torch.float64 else contextlib.nullcontext():
         for t in scheduler.timesteps:
             seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            x = scheduler.step(network(seen, t, freq).to(dtype), t, x, **extra).prev_sample
+            out = network(seen, t, freq).to(dtype)
+            if config.get("variance_type", "").startswith("learned"):
+                out = torch.cat([out, spread(seen).to(dtype)], dim=1)
+            x = scheduler.step(out, t, x, **extra).prev_sample
     return x.to(dtype)
 
 
@@ -191,13 +202,13 @@ class Golden:
             self.rows.append(both[1].float())
         self.cases.append(case)
 
-    def paper(self, sampler, step, kind, config, steps=STEPS):
-        """As `add`, with a formula of this file on the sigmas and times of `kind`."""
-        case = dict(sampler=sampler, config=config, steps=list(steps), floor=[], nan=[])
+    def paper(self, sampler, step, kind, config, steps=STEPS, told=None, runs=paper):
+        """As `add`, with a formula `step` on the sigmas and times of `kind`; `runs` calls it."""
+        case = dict(sampler=sampler, config=config | (told or {}), steps=list(steps), floor=[], nan=[])
         for n in steps:
             scheduler = kind(**config)
             scheduler.set_timesteps(n)
-            both = [paper(scheduler, step, self.noise, dtype) for dtype in (torch.float32, torch.float64)]
+            both = [runs(scheduler, step, self.noise, dtype) for dtype in (torch.float32, torch.float64)]
             case["floor"].append(float(f"{rel(*both):.2e}"))
             self.rows.append(both[1].float())
         self.cases.append(case)
@@ -323,8 +334,8 @@ def make(golden):
             golden.paper("dpmpp-3m-sde", dpmpp_3m_sde, S.DPMSolverMultistepScheduler, config | dict(lower_order_final=False))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(make, name, doc):
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=pathlib.Path, default=HERE, help="where to write (default: beside this script)")
     args = parser.parse_args()
     assert diffusers.__version__ == "0.42.1", diffusers.__version__
@@ -333,10 +344,10 @@ def main():
     golden = Golden()
     make(golden)
     tensors = dict(noise=golden.noise, x0=torch.stack(golden.rows).contiguous())
-    save_file(tensors, args.to / "samplers.safetensors", {"cases": json.dumps(golden.cases, separators=(",", ":"))})
+    save_file(tensors, args.to / name, {"cases": json.dumps(golden.cases, separators=(",", ":"))})
     print(f"{len(golden.rows)} runs, {len(golden.cases)} configurations, worst floor "
           f"{max(max(c['floor'], default=0) for c in golden.cases):.1e}")
 
 
 if __name__ == "__main__":
-    main()
+    main(make, "samplers.safetensors", __doc__)

@@ -2,6 +2,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::config::Variance;
 use crate::guidance::Guidance;
 use crate::noise::{Given, Philox};
 use crate::predict::Clip;

@@ -8,7 +8,8 @@ use crate::math::wide::sqrt;
 /// another one. (Li et al. 2020, "Scalable gradients for stochastic differential equations", section 4, introduced the
 /// virtual Brownian tree; this is its closed form, Lévy and Ciesielski's, of a fixed depth.)
 ///
-/// Time, whatever a sampler counts it in (as a rule sigma), is rounded to `tick = (end - start) / 2^30`. In ticks
+/// Samplers count time from 1 (pure noise) to 0 (the image), [`crate::sampler::Step::noise_time`], so that `new(seed, 1.0, 0.0)` is for
+/// all of them. Time is rounded to `tick = (end - start) / 2^30`. In ticks
 /// `W(t) = t / sqrt(2^30) * Z(0) + sum over l = 0..30 of m(t) / sqrt(w) * Z(node)`, where on level l the interval is cut into
 /// pieces of w = 2^(30 - l) ticks, t lies in piece p, the node is `2^l + p`, and m(t) is the distance from t to the nearer
 /// end of the piece. Each Z is a standard normal value, that of [`Philox`] with the node as its draw, under the key

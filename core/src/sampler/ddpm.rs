@@ -4,7 +4,7 @@
 //! Steps lead to the next timestep of the table, the last one to the image. One evaluation a step. No noise is added, and none
 //! drawn, at timestep 0, and with [`Parity::Table`] at the last step; diffusers draws there when its timestep is above 0.
 
-use super::{At, Halt, Step};
+use super::{At, Halt, Learned, Step};
 use crate::config::{Parity, Variance};
 use crate::forward::Posterior;
 use crate::math::{exp, ln, sqrt};
@@ -24,9 +24,12 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     };
 
     let mut at = At::new(t, a);
-    if s.config.variance == Variance::LearnedRange {
-        at.log_var_range = Some([ln(small), ln(posterior.beta.max(MIN_VARIANCE))]);
-    }
+    at.learned = match (s.config.variance, s.config.parity) {
+        (Variance::LearnedRange, _) => Some(Learned::Between([ln(small), ln(posterior.beta.max(MIN_VARIANCE))])),
+        (Variance::Learned, Parity::Diffusers) => Some(Learned::Variance),
+        (Variance::Learned, Parity::Table) => Some(Learned::Logarithm),
+        _ => None,
+    };
     let p = s.model.predict(s.x, at)?;
     posterior.mean(p.x0, s.x);
     if !noisy {
@@ -36,6 +39,6 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
         Variance::FixedSmall => s.add_noise(sqrt(small)),
         Variance::FixedSmallLog => s.add_noise(exp(0.5 * ln(small))),
         Variance::FixedLarge | Variance::FixedLargeLog => s.add_noise(sqrt(posterior.beta)),
-        Variance::LearnedRange => s.add_predicted_noise(),
+        Variance::Learned | Variance::LearnedRange => s.add_predicted_noise(),
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn ancestral(s: &mut Step<'_>) -> Result<(), Halt> {
     if to.noise > 0.0 { s.add_noise((to.noise * drawn) as f32) } else { Ok(()) }
 }
 
-fn midpoint(s: &mut Step<'_>, from: Level, to: Level) -> Result<(), Halt> {
+pub(super) fn midpoint(s: &mut Step<'_>, from: Level, to: Level) -> Result<(), Halt> {
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let middle = s.level_at(sqrt(sigma * sigma_to));
     let (scale_middle, _) = s.unit(middle);

@@ -24,6 +24,7 @@ use super::mix::{exponential_integrals, mix};
 use super::{At, Halt, Step};
 use crate::config::Parity;
 use crate::math::wide;
+use crate::schedule::Level;
 
 pub(super) fn second(s: &mut Step<'_>) -> Result<(), Halt> {
     step(s, 2, Form::Midpoint, Kind::Image)
@@ -67,7 +68,7 @@ pub(super) fn third_deis(s: &mut Step<'_>) -> Result<(), Halt> {
 
 /// What is interpolated, and whether noise is added.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     /// The image: DPM-Solver++.
     Image,
     /// The image, with noise: SDE-DPM-Solver++.
@@ -101,24 +102,44 @@ pub(super) fn order_of(s: &Step<'_>, order: usize) -> usize {
     }
 }
 
+/// What steps of every order from one level to another are made of.
+pub(super) struct Factors {
+    /// The step in lambda. Infinite where the step ends in the image.
+    pub(super) h: f64,
+    /// Factor of x.
+    pub(super) keep: f64,
+    /// Factor of all terms.
+    pub(super) a: f64,
+    /// Factor of the prediction in a step of order 1.
+    pub(super) first: f64,
+    /// [`exponential_integrals`].
+    pub(super) integrals: [f64; 4],
+}
+
+impl Factors {
+    pub(super) fn new(kind: Kind, from: Level, to: Level) -> Self {
+        let h = to.lambda() - from.lambda();
+        let integrals = exponential_integrals(match kind {
+            Kind::Image => h,
+            Kind::Sde => 2.0 * h,
+            Kind::Noise => -h,
+        });
+        let (keep, a) = match kind {
+            Kind::Image => (to.noise / from.noise, to.signal),
+            Kind::Sde => (to.noise / from.noise * wide::exp(-h), to.signal),
+            Kind::Noise => (to.signal / from.signal, to.noise),
+        };
+        // Where the step ends in the image e is infinite for noise, but not its product.
+        let first = if kind == Kind::Noise { to.noise - keep * from.noise } else { a * integrals[0] };
+        Self { h, keep, a, first, integrals }
+    }
+}
+
 fn step(s: &mut Step<'_>, order: usize, form: Form, kind: Kind) -> Result<(), Halt> {
     let (from, to) = s.levels();
     let (values, slots) = (s.x.len(), order - 1);
-    let h = to.lambda() - from.lambda();
     let order = order_of(s, order);
-    // Infinite where the step ends in the image.
-    let [e, linear, square, _] = exponential_integrals(match kind {
-        Kind::Image => h,
-        Kind::Sde => 2.0 * h,
-        Kind::Noise => -h,
-    });
-    let (keep, a) = match kind {
-        Kind::Image => (to.noise / from.noise, to.signal),
-        Kind::Sde => (to.noise / from.noise * wide::exp(-h), to.signal),
-        Kind::Noise => (to.signal / from.signal, to.noise),
-    };
-    // Where the step ends in the image e is infinite for noise, but not its product.
-    let first = if kind == Kind::Noise { to.noise - keep * from.noise } else { a * e };
+    let Factors { h, keep, a, first, integrals: [e, linear, square, _] } = Factors::new(kind, from, to);
     // Steps of the history, in units of this one.
     let r0 = (from.lambda() - s.level(s.index.wrapping_sub(1)).lambda()) / h;
     let r1 = (s.level(s.index.wrapping_sub(1)).lambda() - s.level(s.index.wrapping_sub(2)).lambda()) / h;

@@ -9,9 +9,16 @@
 
 use super::mix::mix;
 use super::{At, Halt, Step};
+use crate::schedule::Level;
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
-    let (from, to) = s.levels();
+    let (from, _) = s.levels();
+    starting(s, from)
+}
+
+/// The step, with x at the level `from`.
+pub(super) fn starting(s: &mut Step<'_>, from: Level) -> Result<(), Halt> {
+    let (_, to) = s.levels();
     let p = s.model.predict(s.x, At::level(from))?;
     mix(s.x, 0.0, [(to.signal, p.x0), (to.noise, p.eps)]);
     Ok(())

@@ -54,6 +54,7 @@ fn every_legal_run_ends_in_numbers() {
         SigmaTable::Uniform,
         SigmaTable::Simple,
         SigmaTable::KlOptimal,
+        SigmaTable::Distilled { levels: 40, rho: 7.0 },
     ];
     let predictions = [
         PredictionType::Epsilon,
@@ -91,6 +92,8 @@ fn every_legal_run_ends_in_numbers() {
                             eta: (turn % 3) as f32 / 2.0,
                             parity: if turn.is_multiple_of(2) { Parity::Table } else { Parity::Diffusers },
                             lower_order_final: turn.is_multiple_of(3),
+                            s_churn: [0.0, 40.0, 1e6][turn % 3],
+                            s_tmin: if turn.is_multiple_of(5) { 0.05 } else { 0.0 },
                             euler_at_final: turn.is_multiple_of(4),
                             sigmas: Sigmas {
                                 table,

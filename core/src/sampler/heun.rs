@@ -7,9 +7,16 @@
 
 use super::mix::{mix, transfer};
 use super::{At, Halt, Step};
+use crate::schedule::Level;
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
-    let (from, to) = s.levels();
+    let (from, _) = s.levels();
+    starting(s, from)
+}
+
+/// The step, with x at the level `from`.
+pub(super) fn starting(s: &mut Step<'_>, from: Level) -> Result<(), Halt> {
+    let (_, to) = s.levels();
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let (keep, add) = transfer(from, to);
     let (start, first) = s.history.split_at_mut(s.x.len());

@@ -1,32 +1,72 @@
 //! Samplers: how a chain goes from one timestep to the next. One file each, one line each in the registry.
 //!
-//! A sampler is a function that reads from top to bottom. It may evaluate the network as often as it likes, and keep a
-//! fixed number of image-sized values from step to step. A user's own is a [`Sampler`] like these:
+//! A sampler is a function that reads from top to bottom. It may evaluate the network as often as it likes, keep a fixed number of
+//! image-sized values from step to step, and draw noise. A user's own is a [`Sampler`] like these, and runs like them:
 //!
 //! ```
-//! use unfog_core::{sampler::{At, Halt, Sampler, Step}, schedule::Grid};
-//! /// Jumps to the predicted image at every step.
-//! fn jump(s: &mut Step<'_>) -> Result<(), Halt> {
-//!     let t = s.timestep();
-//!     let p = s.model.predict(s.x, At::new(t, s.alpha_bar(t)))?;
-//!     s.x.copy_from_slice(p.x0);
-//!     Ok(())
+//! use unfog_core::chain::{Batch, Chain};
+//! use unfog_core::config::Config;
+//! use unfog_core::denoise::{Cond, Denoise};
+//! use unfog_core::noise::Philox;
+//! use unfog_core::sampler::{At, Halt, Sampler, Step, mix, transfer};
+//! use unfog_core::schedule::{Grid, Level, Schedule};
+//!
+//! /// Euler's method towards the mean of the latest two predicted images, with a tenth of the next level's noise on top.
+//! fn step(s: &mut Step<'_>) -> Result<(), Halt> {
+//!     let (from, to) = s.levels();
+//!     let (keep, add) = transfer(from, to);
+//!     let p = s.model.predict(s.x, At::level(from))?;
+//!     if s.index == 0 {
+//!         s.history.copy_from_slice(p.x0);
+//!     }
+//!     mix(s.x, keep, [(add / 2.0, p.x0), (add / 2.0, &*s.history)]);
+//!     s.history.copy_from_slice(p.x0);
+//!     s.add_noise(0.1 * to.noise as f32)
 //! }
-//! let sampler = Sampler { name: "jump", source: "this example", order: 0, evaluations: 1, history: 0, grid: Grid::Chain, step: jump };
-//! # let _ = sampler;
+//! const MINE: Sampler =
+//!     Sampler { name: "mine", source: "this example", order: 0, evaluations: 1, history: 1, grid: Grid::Euler, step };
+//!
+//! /// The exact denoiser of an image that is 0.5 everywhere: x without it is the noise.
+//! struct Half<'a>(&'a [f32]);
+//! impl Denoise for Half<'_> {
+//!     type Error = core::convert::Infallible;
+//!     fn out_len(&self) -> usize { 4 }
+//!     fn predict(&mut self, x: &[f32], t: f32, _: &[Cond], out: &mut [f32]) -> Result<(), Self::Error> {
+//!         let a = self.0[t as usize];
+//!         out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - 0.5 * a.sqrt()) / (1.0 - a).sqrt());
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let config = Config { steps: 10, ..Config::default() };
+//! let (mut alpha_bar, mut timesteps, mut levels) = ([0.0; 1000], [0; 10], [Level::default(); 11]);
+//! let schedule = Schedule::for_sampler(&config, &MINE, &mut alpha_bar, &mut timesteps, &mut levels)?;
+//! let batch = Batch { first_image: 0, len: 4, out_len: 4, conds: &[Cond::None] };
+//! let mut memory = [0.0; 16];
+//! let mut chain = Chain::new(&config, &MINE, schedule, batch, &mut memory)?;
+//! let (mut network, mut noise) = (Half(schedule.alpha_bar()), Philox::new(1));
+//! chain.init(&mut noise)?;
+//! while chain.step(&mut network, &mut noise)?.is_some() {}
+//! assert!(chain.x().iter().all(|x| (x - 0.5).abs() < 1e-3));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod churn;
+mod consistency;
 mod ddim;
 mod ddim_inverse;
 mod ddpm;
 mod dpm2;
 mod dpm_multistep;
+mod dpm_singlestep;
 mod dpmpp_2s_ancestral;
+mod er_sde;
 mod euler;
 mod euler_ancestral;
 #[cfg(test)]
 mod finite_tests;
 mod heun;
+mod ipndm;
 mod lcm;
 mod lms;
 mod mix;
@@ -34,6 +74,9 @@ mod model;
 #[cfg(test)]
 mod order_tests;
 mod plms;
+mod pndm;
+mod res_multistep;
+mod sa_solver;
 mod tcd;
 #[cfg(test)]
 mod tests;
@@ -42,7 +85,7 @@ mod theory_tests;
 mod unipc;
 
 pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};
-pub use model::{At, Model};
+pub use model::{At, Learned, Model};
 pub(crate) use model::{Evaluate, Failed};
 
 use crate::config::Config;
@@ -200,6 +243,63 @@ pub const DEIS_3: Sampler = Sampler { name: "deis-3", source: "Zhang and Chen 20
 #[doc = include_str!("doc/ddim_inverse.md")]
 #[rustfmt::skip]
 pub const DDIM_INVERSE: Sampler = Sampler { name: "ddim-inverse", source: "Song et al. 2021a, section 4.3", order: 1, evaluations: 1, history: 0, grid: Grid::Chain, step: ddim_inverse::step };
+/// DPM-Solver++ of order 2, one step at a time, midpoint.
+#[rustfmt::skip]
+pub const DPMPP_2S: Sampler = Sampler { name: "dpmpp-2s", source: "Lu et al. 2022b, algorithm 1", order: 2, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_singlestep::second };
+/// DPM-Solver++ of order 3, one step at a time.
+#[rustfmt::skip]
+pub const DPMPP_3S: Sampler = Sampler { name: "dpmpp-3s", source: "Lu et al. 2022b, section 4", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_singlestep::third };
+/// SDE-DPM-Solver++ of order 2, one step at a time.
+#[rustfmt::skip]
+pub const DPMPP_2S_SDE: Sampler = Sampler { name: "dpmpp-2s-sde", source: "Lu et al. 2022b, section 4", order: 0, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_singlestep::second_sde };
+/// SDE-DPM-Solver++ of order 3, one step at a time.
+#[rustfmt::skip]
+pub const DPMPP_3S_SDE: Sampler = Sampler { name: "dpmpp-3s-sde", source: "Lu et al. 2022b, section 4", order: 0, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_singlestep::third_sde };
+/// DPM-Solver of order 2, one step at a time, midpoint.
+#[rustfmt::skip]
+pub const DPM_2S: Sampler = Sampler { name: "dpm-2s", source: "Lu et al. 2022a, algorithm 1", order: 2, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_singlestep::second_noise };
+/// DPM-Solver of order 3, one step at a time.
+#[rustfmt::skip]
+pub const DPM_3S: Sampler = Sampler { name: "dpm-3s", source: "Lu et al. 2022a, algorithm 2", order: 3, evaluations: 1, history: 2, grid: Grid::Solver, step: dpm_singlestep::third_noise };
+/// Euler's method with churn.
+#[rustfmt::skip]
+pub const EULER_CHURN: Sampler = Sampler { name: "euler-churn", source: "Karras et al. 2022, algorithm 2; k-diffusion, sample_euler", order: 0, evaluations: 1, history: 0, grid: Grid::Euler, step: churn::euler };
+/// Heun's method with churn: the stochastic sampler of Karras et al.
+#[rustfmt::skip]
+pub const HEUN_CHURN: Sampler = Sampler { name: "heun-churn", source: "Karras et al. 2022, algorithm 2", order: 0, evaluations: 2, history: 2, grid: Grid::Euler, step: churn::heun };
+/// The midpoint method over sigma with churn.
+#[rustfmt::skip]
+pub const DPM2_CHURN: Sampler = Sampler { name: "dpm2-churn", source: "k-diffusion, sample_dpm_2", order: 0, evaluations: 2, history: 1, grid: Grid::Euler, step: churn::dpm2 };
+/// PNDM's multistep without its start.
+#[rustfmt::skip]
+pub const IPNDM: Sampler = Sampler { name: "ipndm", source: "Zhang and Chen 2023, appendix", order: 2, evaluations: 1, history: 4, grid: Grid::Euler, step: ipndm::step };
+/// Multistep consistency sampling.
+#[rustfmt::skip]
+pub const CONSISTENCY: Sampler = Sampler { name: "consistency", source: "Song et al. 2023, algorithm 1", order: 0, evaluations: 1, history: 0, grid: Grid::Euler, step: consistency::step };
+/// SA-Solver of order 2; `eta` is its share of noise.
+#[rustfmt::skip]
+pub const SA_SOLVER: Sampler = Sampler { name: "sa-solver", source: "Xue et al. 2023, algorithm 1", order: 2, evaluations: 1, history: 3, grid: Grid::Solver, step: sa_solver::second };
+/// SA-Solver with a predictor of order 3; the corrector makes it 4.
+#[rustfmt::skip]
+pub const SA_SOLVER_3: Sampler = Sampler { name: "sa-solver-3", source: "Xue et al. 2023, algorithm 1", order: 4, evaluations: 1, history: 5, grid: Grid::Solver, step: sa_solver::third };
+/// ER-SDE-Solver of order 1.
+#[rustfmt::skip]
+pub const ER_SDE: Sampler = Sampler { name: "er-sde", source: "Cui et al. 2023, algorithm 1", order: 0, evaluations: 1, history: 0, grid: Grid::Euler, step: er_sde::first };
+/// ER-SDE-Solver of order 2.
+#[rustfmt::skip]
+pub const ER_SDE_2: Sampler = Sampler { name: "er-sde-2", source: "Cui et al. 2023, algorithm 2", order: 0, evaluations: 1, history: 1, grid: Grid::Euler, step: er_sde::second };
+/// ER-SDE-Solver of order 3.
+#[rustfmt::skip]
+pub const ER_SDE_3: Sampler = Sampler { name: "er-sde-3", source: "Cui et al. 2023, algorithm 3", order: 0, evaluations: 1, history: 2, grid: Grid::Euler, step: er_sde::third };
+/// The refined exponential solver's multistep.
+#[rustfmt::skip]
+pub const RES_MULTISTEP: Sampler = Sampler { name: "res-multistep", source: "Zhang et al. 2023, algorithm 2", order: 2, evaluations: 1, history: 1, grid: Grid::Euler, step: res_multistep::step };
+/// The same with ancestral noise.
+#[rustfmt::skip]
+pub const RES_MULTISTEP_ANCESTRAL: Sampler = Sampler { name: "res-multistep-a", source: "Zhang et al. 2023, with k-diffusion's ancestral noise", order: 0, evaluations: 1, history: 1, grid: Grid::Euler, step: res_multistep::ancestral };
+/// PNDM with its Runge-Kutta start.
+#[rustfmt::skip]
+pub const PNDM: Sampler = Sampler { name: "pndm", source: "Liu et al. 2022, equations 12 and 13", order: 4, evaluations: 1, history: 6, grid: Grid::Chain, step: pndm::step };
 
 impl Sampler {
     /// Noise levels that a run of `steps` steps needs memory for: one for each step and the end, or none.
@@ -212,7 +312,7 @@ impl Sampler {
 }
 
 /// Every sampler. Firmware that names one directly links only that one.
-pub static REGISTRY: [&Sampler; 26] = [
+pub static REGISTRY: [&Sampler; 45] = [
     &DDPM,
     &DDIM,
     &EULER,
@@ -239,6 +339,25 @@ pub static REGISTRY: [&Sampler; 26] = [
     &DEIS,
     &DEIS_3,
     &DDIM_INVERSE,
+    &DPMPP_2S,
+    &DPMPP_3S,
+    &DPMPP_2S_SDE,
+    &DPMPP_3S_SDE,
+    &DPM_2S,
+    &DPM_3S,
+    &EULER_CHURN,
+    &HEUN_CHURN,
+    &DPM2_CHURN,
+    &IPNDM,
+    &CONSISTENCY,
+    &SA_SOLVER,
+    &SA_SOLVER_3,
+    &ER_SDE,
+    &ER_SDE_2,
+    &ER_SDE_3,
+    &RES_MULTISTEP,
+    &RES_MULTISTEP_ANCESTRAL,
+    &PNDM,
 ];
 
 /// The sampler of this name.
@@ -336,30 +455,71 @@ impl Step<'_> {
         self.schedule.timesteps().len()
     }
 
-    /// Adds `scale` times fresh noise to the images. The latest prediction ends here: its memory holds the noise meanwhile.
+    /// The time of noise at the start of step `step` (of step n, at the end of the run): the share of noise in noise plus
+    /// signal, from 1 for pure noise down to 0 for the image, whatever the sampler and the network. So paths of
+    /// [`crate::noise::Brownian`] that go from 1 to 0 hold every run.
+    pub fn noise_time(&self, step: usize) -> f64 {
+        let level = match self.schedule.timesteps().get(step) {
+            Some(&t) if self.schedule.levels().is_empty() => {
+                let a = f64::from(self.alpha_bar(t));
+                Level { time: t as f32, signal: wide::sqrt(a), noise: wide::sqrt(1.0 - a) }
+            }
+            _ => self.level(step),
+        };
+        level.noise / (level.signal + level.noise)
+    }
+
+    /// Adds `scale` times fresh noise to the images: of the time that this step takes, for noise that knows time (which gives the
+    /// same once more to a second draw of the step). The latest prediction ends here: its memory holds the noise meanwhile.
     pub fn add_noise(&mut self, scale: f32) -> Result<(), Halt> {
-        self.draw(|_, x, z| x.iter_mut().zip(z).for_each(|(x, z)| *x += scale * z))
+        self.add_noise_of(1, scale)
+    }
+
+    /// The same with noise of the time that the latest `steps` steps took, this one included.
+    pub fn add_noise_of(&mut self, steps: usize, scale: f32) -> Result<(), Halt> {
+        self.draw(steps, |_, x, z| x.iter_mut().zip(z).for_each(|(x, z)| *x += scale * z))
     }
 
     /// The same with the standard deviation that the network predicted for each value (1 where it predicts none).
     pub fn add_predicted_noise(&mut self) -> Result<(), Halt> {
-        self.draw(|log_var, x, z| {
+        self.draw(1, |log_var, x, z| {
             let scales = log_var.iter().map(|&v| math::exp(0.5 * v)).chain(core::iter::repeat(1.0));
             x.iter_mut().zip(z).zip(scales).for_each(|((x, z), scale)| *x += scale * z);
         })
     }
 
+    /// Makes one draw of noise, of the time of this step, and keeps it: `[n, len]` from `history[place]` on.
+    pub fn keep_noise(&mut self, place: usize) -> Result<(), Halt> {
+        let (first_image, len) = (self.model.first_image, self.model.len);
+        let times = (self.noise_time(self.index), self.noise_time(self.index + 1));
+        let kept = self.history.get_mut(place..).unwrap_or_default();
+        for (i, z) in kept.chunks_exact_mut(len).take(self.x.len() / len).enumerate() {
+            fill(self.noise, first_image.wrapping_add(i as u64), *self.draws, times, z)?;
+        }
+        *self.draws = self.draws.wrapping_add(1);
+        Ok(())
+    }
+
     /// Makes one draw of noise z and hands it to `add(log_var, x, z)`, image by image.
-    fn draw(&mut self, add: impl Fn(&[f32], &mut [f32], &[f32])) -> Result<(), Halt> {
+    fn draw(&mut self, steps: usize, add: impl Fn(&[f32], &mut [f32], &[f32])) -> Result<(), Halt> {
+        let end = self.index + 1;
+        let times = (self.noise_time(end.saturating_sub(steps)), self.noise_time(end));
         let (first_image, len) = (self.model.first_image, self.model.len);
         let (log_var, scratch) = self.model.after();
         let mut log_vars = log_var.chunks_exact(len);
         for (i, x) in self.x.chunks_exact_mut(len).enumerate() {
             let Some(z) = scratch.get_mut(..len) else { break };
-            self.noise.fill(first_image.wrapping_add(i as u64), *self.draws, z).map_err(Halt::Noise)?;
+            fill(self.noise, first_image.wrapping_add(i as u64), *self.draws, times, z)?;
             add(log_vars.next().unwrap_or_default(), x, z);
         }
         *self.draws = self.draws.wrapping_add(1);
         Ok(())
     }
+}
+
+/// Noise of one image over the times of a step.
+fn fill(noise: &mut dyn Noise, image: u64, draw: u32, (from, to): (f64, f64), z: &mut [f32]) -> Result<(), Halt> {
+    // A step that stands still has no noise of its own, and a factor of 0 for any.
+    let filled = if from == to { noise.fill(image, draw, z) } else { noise.fill_between(image, draw, from, to, z) };
+    filled.map_err(Halt::Noise)
 }

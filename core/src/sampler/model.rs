@@ -17,20 +17,31 @@ pub struct At {
     pub signal: f32,
     /// Standard deviation of the noise in x at that time: `sqrt(1 - alpha_bar)` for a network over alpha-bar.
     pub noise: f32,
-    /// Least and largest logarithm of the variance, for a network that predicts where between them it lies.
-    pub log_var_range: Option<[f32; 2]>,
+    /// What a network that predicts variances says in the second half of its output, if the sampler wants it.
+    pub learned: Option<Learned>,
+}
+
+/// How a network says the variance of a value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Learned {
+    /// Where its logarithm lies between these two, from -1 to 1. Nichol and Dhariwal 2021, equation 15.
+    Between([f32; 2]),
+    /// By its logarithm.
+    Logarithm,
+    /// As it is.
+    Variance,
 }
 
 impl At {
     /// A timestep and its alpha-bar.
     pub fn new(timestep: u32, alpha_bar: f32) -> Self {
         let (signal, noise) = (math::sqrt(alpha_bar), math::sqrt(1.0 - alpha_bar));
-        Self { time: timestep as f32, signal, noise, log_var_range: None }
+        Self { time: timestep as f32, signal, noise, learned: None }
     }
 
     /// A noise level.
     pub const fn level(level: Level) -> Self {
-        Self { time: level.time, signal: level.signal as f32, noise: level.noise as f32, log_var_range: None }
+        Self { time: level.time, signal: level.signal as f32, noise: level.noise as f32, learned: None }
     }
 
     /// The standard deviation of the noise over the factor of the image.
@@ -86,7 +97,7 @@ impl Model<'_> {
         let out = &mut self.out[..count * self.out_len];
         self.network.predict(x, at.time, &self.conds[..count], out).map_err(Halt::Model)?;
         if self.out_len != self.len {
-            self.take_variance(at.log_var_range, count)?;
+            self.take_variance(at.learned, count)?;
         }
         let (wanted, others) = self.out[..count * self.len].split_at_mut(values);
         let (none, negative) = others.split_at_mut(others.len().min(values));
@@ -118,18 +129,24 @@ impl Model<'_> {
             (Some((guidance, _)), Some(none)) if guidance.unconditional_noise => none,
             _ => &*wanted,
         };
-        let log_var = at.log_var_range.is_some().then_some(&*self.log_var);
+        let log_var = at.learned.is_some().then_some(&*self.log_var);
         Ok(Prediction { x0: self.x0, eps, eps_uncond, log_var })
     }
 
     /// Takes the second half of each of `count` outputs, the variance, out of it and closes the gaps.
-    fn take_variance(&mut self, range: Option<[f32; 2]>, count: usize) -> Result<(), Halt> {
-        if let Some([least, largest]) = range {
+    fn take_variance(&mut self, learned: Option<Learned>, count: usize) -> Result<(), Halt> {
+        if let Some(learned) = learned {
             let images = self.out.chunks_exact(self.out_len).zip(self.log_var.chunks_exact_mut(self.len));
             for (i, (out, log_var)) in images.enumerate() {
                 for (v, &o) in log_var.iter_mut().zip(&out[self.len..]) {
-                    let share = (o + 1.0) / 2.0;
-                    *v = share * largest + (1.0 - share) * least;
+                    *v = match learned {
+                        Learned::Between([least, largest]) => {
+                            let share = (o + 1.0) / 2.0;
+                            share * largest + (1.0 - share) * least
+                        }
+                        Learned::Logarithm => o,
+                        Learned::Variance => math::ln(o),
+                    };
                 }
                 if !log_var.iter().all(|v| v.is_finite()) {
                     return Err(not_finite(self.first_image, i));

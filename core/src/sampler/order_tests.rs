@@ -108,10 +108,12 @@ fn error_over(range: [f64; 2], sampler: &'static Sampler, steps: usize, warm: bo
 
 #[test]
 fn solvers_have_their_order() {
+    let mut wrong = Vec::new();
     for sampler in REGISTRY.into_iter().filter(|s| s.order > 0 && s.grid != Grid::Chain) {
-        // As many steps as the rounding leaves.
+        // As many steps as the rounding leaves, in whole groups where three steps are one.
+        let whole = |n: usize| if sampler.name.ends_with("-3s") { n - n % 6 } else { n };
         let above = |n: &usize| error(sampler, 2 * n, true) > ROUNDING;
-        let steps = [48, 40, 32, 28, 24, 20, 16].into_iter().find(above).unwrap_or(12);
+        let steps = [48, 40, 32, 28, 24, 20, 16].map(whole).into_iter().find(above).unwrap_or(12);
         let (coarse, fine) = (error(sampler, steps, true), error(sampler, 2 * steps, true));
         let order = (coarse / fine).log2();
         let cold = (error(sampler, steps, false) / error(sampler, 2 * steps, false)).log2();
@@ -121,6 +123,9 @@ fn solvers_have_their_order() {
         );
         let stated = f64::from(sampler.order);
         let within = if sampler.order < 3 { 0.2 } else { 0.3 };
-        assert!((order - stated).abs() < within, "{}: order {order:.2}, stated {stated}", sampler.name);
+        if (order - stated).abs() >= within {
+            wrong.push(std::format!("{}: order {order:.2}, stated {stated}", sampler.name));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }

@@ -160,6 +160,7 @@ fn ddpm_is_algorithm_2() {
         (Variance::FixedLarge, None),
         (Variance::FixedLargeLog, None),
         (Variance::LearnedRange, Some(0.5)),
+        (Variance::Learned, Some(-7.0)),
     ] {
         for steps in [2, 10, 1000] {
             let r = run(&Config { variance, ..config(steps) }, &DDPM, 0.2, 0.5, learned, 2);
@@ -177,6 +178,7 @@ fn ddpm_is_algorithm_2() {
                         Variance::FixedSmall | Variance::FixedSmallLog => small,
                         Variance::FixedLarge | Variance::FixedLargeLog => beta,
                         Variance::LearnedRange => beta.powf(0.75) * small.powf(0.25),
+                        Variance::Learned => (-7.0_f64).exp(),
                     };
                     if i + 1 < steps {
                         x += sigma2.sqrt() * noise(image, i + 1);

@@ -61,7 +61,7 @@ fn factors(s: &Step<'_>, step: usize, order: usize, bh1: bool, corrects: bool) -
 }
 
 /// Weights with `sum of rho_k * r_k^i = b_i` for i from 0, of the first `count` points, which differ.
-fn solve(r: [f64; 3], b: [f64; 3], count: usize) -> [f64; 3] {
+pub(super) fn solve(r: [f64; 3], b: [f64; 3], count: usize) -> [f64; 3] {
     match count {
         0 => [0.0; 3],
         1 => [b[0], 0.0, 0.0],

@@ -14,6 +14,7 @@ mod spacing;
 
 pub use beta::{BetaSchedule, alpha_bar_exact, alpha_bar_from_betas, fill_betas, rescale_zero_terminal_snr};
 pub use level::Level;
+pub(crate) use sigma::EDM_RANGE;
 pub use sigma::{AlignYourSteps, End, Grid, Interpolation, Shift, SigmaTable, Sigmas, dynamic_shift};
 pub use spacing::{Spacing, fill_timesteps};
 
@@ -133,6 +134,9 @@ impl<'a> Schedule<'a> {
         let first = levels.first().copied().unwrap_or_default();
         let init_noise_sigma = match (config.prediction, sampler.grid, config.spacing) {
             (PredictionType::Flow, _, _) => 1.0,
+            (PredictionType::Edm { .. }, _, _) if matches!(config.sigmas.table, SigmaTable::Distilled { .. }) => {
+                first.noise as f32
+            }
             // sqrt(sigma^2 + 1), scaled to what the network takes.
             (PredictionType::Edm { .. }, _, _) => {
                 wide::sqrt(first.noise * first.noise + first.signal * first.signal) as f32
@@ -285,6 +289,15 @@ mod tests {
         assert_eq!(error(Config { steps_offset: 2, ..config }), ConfigError::StepsOffset { t: 10, train_steps: 10 });
         assert_eq!(error(Config { eta: 1.5, ..config }), ConfigError::Eta(1.5));
         assert!(matches!(error(Config { eta: f32::NAN, ..config }), ConfigError::Eta(_)));
+        for churn in [
+            Config { s_churn: -1.0, ..config },
+            Config { s_churn: f32::INFINITY, ..config },
+            Config { s_noise: f32::NAN, ..config },
+            Config { s_tmin: -0.1, ..config },
+            Config { s_tmax: f32::NAN, ..config },
+        ] {
+            assert_eq!(error(churn), ConfigError::Churn);
+        }
         // Betas that vanish in f32 leave no noise to predict.
         assert_eq!(error(Config { beta_start: 0.0, beta_end: 0.0, ..config }), ConfigError::NoNoise { t: 8 });
         // Alpha-bar may not be 0 before the end: the step after it would divide by it.

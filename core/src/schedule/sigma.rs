@@ -137,6 +137,15 @@ pub enum SigmaTable {
     ///
     #[doc = include_str!("doc/sigma_kl_optimal.md")]
     KlOptimal,
+    /// Those of an EDM network that consistency models were distilled on: of `levels` levels of [`SigmaTable::Karras`], every
+    /// (levels / n)-th (whole division) from the top. Song et al. 2023; diffusers' `CMStochasticIterativeScheduler`, which has
+    /// 40 levels, rho 7, and ends at the least one ([`End::Min`]).
+    Distilled {
+        /// Levels of the training, n or more.
+        levels: u32,
+        /// As in [`SigmaTable::Karras`].
+        rho: f64,
+    },
     /// The caller's: [`Level::given`] in the memory that is lent for levels, strictly falling, the end included.
     ///
     #[doc = include_str!("doc/sigma_given.md")]
@@ -222,7 +231,7 @@ pub enum Grid {
 }
 
 /// Least and largest sigma of EDM networks, where the config names none. Karras et al. 2022, table 1.
-const EDM_RANGE: [f64; 2] = [0.002, 80.0];
+pub(crate) const EDM_RANGE: [f64; 2] = [0.002, 80.0];
 
 /// Published levels of 10 steps. Sabour et al. 2024, the authors' quick start guide.
 const fn align_your_steps(which: AlignYourSteps) -> [f64; 11] {
@@ -320,6 +329,10 @@ fn between(table: SigmaTable, i: usize, n: usize, min: f64, max: f64) -> Option<
             wide::exp(low + (place - below as f64) * (high - low))
         }
         SigmaTable::KlOptimal => wide::tan(u * wide::atan(min) + (1.0 - u) * wide::atan(max)),
+        SigmaTable::Distilled { levels, rho } => {
+            let of = (levels as usize).max(n);
+            return between(SigmaTable::Karras { rho }, i * (of / n), of, min, max);
+        }
         SigmaTable::Timesteps | SigmaTable::Uniform | SigmaTable::Simple | SigmaTable::Given => return None,
     })
 }
