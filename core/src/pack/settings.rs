@@ -114,6 +114,10 @@ impl Writer<'_> {
             timestep_scaling,
             lower_order_final,
             euler_at_final,
+            s_churn,
+            s_tmin,
+            s_tmax,
+            s_noise,
         } = *config;
         self.word(number(&BETAS, betas)?)?;
         self.word(u32::try_from(train_steps).ok()?)?;
@@ -155,7 +159,8 @@ impl Writer<'_> {
         self.sigmas(&sigmas)?;
         self.word(timestep_scaling.to_bits())?;
         self.word(u32::from(lower_order_final))?;
-        self.word(u32::from(euler_at_final))
+        self.word(u32::from(euler_at_final))?;
+        [s_churn, s_tmin, s_tmax, s_noise].into_iter().try_for_each(|value| self.word(value.to_bits()))
     }
 
     fn sigmas(&mut self, sigmas: &Sigmas) -> Option<()> {
@@ -175,6 +180,7 @@ impl Writer<'_> {
             SigmaTable::Simple => (11, 0.0, 0.0, 0.0),
             SigmaTable::KlOptimal => (12, 0.0, 0.0, 0.0),
             SigmaTable::Given => (13, 0.0, 0.0, 0.0),
+            SigmaTable::Distilled { levels, rho } => (14, f64::from(levels), rho, 0.0),
         };
         self.word(kind)?;
         [a, b, c].into_iter().try_for_each(|value| self.double(value))?;
@@ -203,12 +209,13 @@ const BETAS: [BetaSchedule; 7] = [
     BetaSchedule::Trained,
 ];
 
-const VARIANCES: [Variance; 5] = [
+const VARIANCES: [Variance; 6] = [
     Variance::FixedSmall,
     Variance::FixedSmallLog,
     Variance::FixedLarge,
     Variance::FixedLargeLog,
     Variance::LearnedRange,
+    Variance::Learned,
 ];
 
 fn number<T: PartialEq>(table: &[T], value: T) -> Option<u32> {
@@ -286,6 +293,10 @@ impl Reader<'_> {
             timestep_scaling: self.single(),
             lower_order_final: self.flag(),
             euler_at_final: self.flag(),
+            s_churn: self.single(),
+            s_tmin: self.single(),
+            s_tmax: self.single(),
+            s_noise: self.single(),
         })
     }
 
@@ -306,6 +317,8 @@ impl Reader<'_> {
                 (11, ..) => SigmaTable::Simple,
                 (12, ..) => SigmaTable::KlOptimal,
                 (13, ..) => SigmaTable::Given,
+                // A number of levels fits; what doesn't is refused by the comparison with what would be written.
+                (14, levels, rho, _) => SigmaTable::Distilled { levels: levels as u32, rho },
                 _ => return None,
             },
             interpolation: if self.flag() { Interpolation::Log } else { Interpolation::Linear },

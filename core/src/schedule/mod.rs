@@ -102,7 +102,7 @@ impl<'a> Schedule<'a> {
             let before = before.last().copied().unwrap_or(1.0);
             *last = if before > LEAST_ALPHA_BAR { LEAST_ALPHA_BAR } else { 0.5 * before };
         }
-        Self::with_alpha_bar(config, sampler, alpha_bar, timesteps, levels)
+        Self::over_table(config, sampler, alpha_bar, timesteps, levels)
     }
 
     /// The same with a table of alpha-bar that is there already, as [`Schedule::for_sampler`] left it for a sampler of the same
@@ -123,6 +123,16 @@ impl<'a> Schedule<'a> {
         if alpha_bar.first().is_none_or(|first| !(0.0..=1.0).contains(first)) {
             return Err(ConfigError::Beta { t: 0 });
         }
+        Self::over_table(config, sampler, alpha_bar, timesteps, levels)
+    }
+
+    fn over_table(
+        config: &Config,
+        sampler: &Sampler,
+        alpha_bar: &'a [f32],
+        timesteps: &'a mut [u32],
+        levels: &'a mut [Level],
+    ) -> Result<Self, ConfigError> {
         if sampler.grid == Grid::Chain {
             return Self::over_timesteps(config, alpha_bar, timesteps);
         }

@@ -49,7 +49,9 @@ impl Sigmas {
     pub fn is_valid(&self) -> bool {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let table = match self.table {
-            SigmaTable::Karras { rho } | SigmaTable::Polyexponential { rho } => positive(rho),
+            SigmaTable::Karras { rho } | SigmaTable::Polyexponential { rho } | SigmaTable::Distilled { rho, .. } => {
+                positive(rho)
+            }
             SigmaTable::Beta { alpha, beta } => positive(alpha) && positive(beta),
             SigmaTable::Vp { beta_d, beta_min, eps } => {
                 beta_d >= 0.0 && beta_min >= 0.0 && positive(beta_d + beta_min) && positive(eps) && eps < 1.0
