@@ -28,9 +28,13 @@ pub(super) fn starting(s: &mut Step<'_>, from: Level) -> Result<(), Halt> {
         return Ok(());
     }
     let p = s.model.predict(s.x, At::level(to))?;
-    // x' = x'_Euler + scale' * (sigma' - sigma) / 2 * (d' - d), with d' of Euler's x' and its prediction.
+    // With d' of Euler's x' and its prediction. The differences come first (see `derivative`): where sigma' is small their
+    // factor is large.
     let half = 0.5 * scale_to * (sigma_to - sigma);
-    let (d, d_to) = (half / sigma, half / sigma_to);
-    mix(s.x, 1.0 + d_to / scale_to, [(-d / scale, start), (d, first), (-d_to, p.x0)]);
+    let (reach, reach_to) = ((half / from.noise) as f32, (half / to.noise) as f32);
+    let (keep, scale, scale_to) = ((scale_to / scale) as f32, scale as f32, scale_to as f32);
+    for (((x, &start), &first), &x0) in s.x.iter_mut().zip(start.iter()).zip(first.iter()).zip(p.x0) {
+        *x = keep * start + (reach * (start - scale * first) + reach_to * (*x - scale_to * x0));
+    }
     Ok(())
 }
