@@ -17,16 +17,25 @@ pub(crate) struct Args {
     /// A scheduler_config.json [default: linear, T = 1000]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Beta schedule: linear, scaled_linear or cosine
+    /// Beta schedule: linear, scaled_linear, cosine, sigmoid, laplace or exp
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     schedule: Option<String>,
     /// Sampler, such as ddim or dpmpp-2m [default: the config's, or ddim]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
+    /// Noise levels of samplers such as euler: timesteps, karras, exponential, beta, ays-sd15, ... [default: the config's]
+    #[arg(long, value_name = "NAME")]
+    sigmas: Option<String>,
     /// Steps
     #[arg(long, value_name = "N")]
     steps: usize,
-    /// Whose rule gives the next timestep: diffusers or table [default: diffusers for a config, otherwise table]
+    /// Share of fresh noise, from 0 to 1, of ddim [default: 0] and tcd [default: 0.3]
+    #[arg(long, value_name = "E", allow_negative_numbers = true)]
+    eta: Option<f32>,
+    /// Tokens that the network makes of a picture, for configs with use_dynamic_shifting
+    #[arg(long, value_name = "N")]
+    tokens: Option<u32>,
+    /// Whether to keep diffusers' quirks: diffusers, or table [default: diffusers for a config, otherwise table]
     #[arg(long, value_name = "NAME")]
     parity: Option<String>,
     /// Print everything as JSON, with the whole table of the chain
@@ -67,9 +76,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let wishes = Wishes {
         sampler: args.sampler.clone(),
         schedule: args.schedule.clone(),
+        sigmas: args.sigmas.clone(),
         steps: Some(args.steps),
+        eta: args.eta,
+        tokens: args.tokens,
         parity: args.parity.as_deref().map(parity).transpose()?,
-        guidance: 1.0,
         ..Wishes::default()
     };
     let settings = Settings::new(scheduler, &wishes)?;
