@@ -2,6 +2,7 @@
 
 use unfog_core::config::{Config, ConfigError, Parity};
 use unfog_core::guidance::Guidance;
+use unfog_core::predict::PredictionType;
 use unfog_core::sampler::{self, Sampler};
 use unfog_core::schedule::{AlignYourSteps, Grid, Level, Schedule, SigmaTable};
 
@@ -164,6 +165,15 @@ impl Settings {
     pub fn schedule_name(&self) -> &'static str {
         let found = SCHEDULES.iter().find(|(_, schedule)| *schedule == self.config.betas);
         found.map_or("trained", |(name, _)| name)
+    }
+
+    /// What the network knows of noise: the beta schedule's name, or its kind where it has none.
+    pub fn network_name(&self) -> &'static str {
+        match self.config.prediction {
+            PredictionType::Flow => "flow",
+            PredictionType::Edm { .. } => "edm",
+            _ => self.schedule_name(),
+        }
     }
 
     /// The table of sigmas, as the command line names it; none for samplers from timestep to timestep.
