@@ -43,7 +43,8 @@ pub(crate) struct Args {
     /// Beta schedule: linear, scaled_linear, cosine, sigmoid, laplace or exp [default: the model's]
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
-    /// Noise levels of samplers such as euler: timesteps, karras, exponential, beta, ays-sd15, ... [default: the model's]
+    /// Noise levels of samplers such as euler: timesteps, karras, exponential, polyexponential, beta, lu-lambda, vp, ays-sd15,
+    /// ays-sdxl, ays-svd, uniform, simple or kl-optimal; karras:RHO and polyexponential:RHO [default: the model's]
     #[arg(long, value_name = "NAME")]
     sigmas: Option<String>,
     /// Steps [default: 50, for ddpm all timesteps of the model]

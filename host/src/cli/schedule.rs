@@ -26,7 +26,8 @@ pub(crate) struct Args {
     /// Sampler, such as ddim or dpmpp-2m [default: the config's, or ddim]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
-    /// Noise levels of samplers such as euler: timesteps, karras, exponential, beta, ays-sd15, ... [default: the config's]
+    /// Noise levels of samplers such as euler: timesteps, karras, exponential, polyexponential, beta, lu-lambda, vp, ays-sd15,
+    /// ays-sdxl, ays-svd, uniform, simple or kl-optimal; karras:RHO and polyexponential:RHO [default: the config's]
     #[arg(long, value_name = "NAME")]
     sigmas: Option<String>,
     /// Steps

@@ -110,17 +110,9 @@ fn times(settings: &Settings, schedule: &Schedule<'_>, drawing: &mut Drawing) {
             };
             ((0..=100).map(level).collect(), "time: signal 1 - s and noise s of the network's input")
         }
-        PredictionType::Edm { .. } => {
-            let mut levels = visited.clone();
-            levels.reverse();
-            (levels, "time, ln(sigma) / 4: signal and noise of the network's input")
-        }
-        // Where a network has times of its own they are not those of the table.
-        _ if visited.iter().any(|level| level.time < 0.0) => {
-            let mut levels = visited.clone();
-            levels.reverse();
-            (levels, "time, ln(sigma) / 4: signal and noise of the network's input")
-        }
+        PredictionType::Edm { sigma_data } => (over_logarithms(&visited, sigma_data.into()), LOGARITHM),
+        // A network may have such times beside a table of alpha-bars too.
+        _ if visited.iter().any(|level| level.time < 0.0) => (over_logarithms(&visited, 1.0), LOGARITHM),
         _ => {
             let table = (0..schedule.alpha_bar().len()).map(|t| of_table(schedule, t)).collect();
             (table, "timestep: signal sqrt(alpha_bar) and noise sqrt(1 - alpha_bar)")
@@ -139,6 +131,22 @@ fn times(settings: &Settings, schedule: &Schedule<'_>, drawing: &mut Drawing) {
     drawing.word((930.0, 32.0), Anchor::End, NOISE, "noise");
     drawing.word((850.0, 32.0), Anchor::End, SIGNAL, "signal");
     drawing.word((770.0, 32.0), Anchor::End, INK, "a dot a step:");
+}
+
+/// The name of the x axis of a network that is told of ln(sigma) / 4.
+const LOGARITHM: &str = "time, ln(sigma) / 4: signal and noise of the network's input";
+
+/// Levels evenly over the times that a run visits, for a network that is told of ln(sigma) / 4.
+fn over_logarithms(visited: &[Level], sigma_data: f64) -> Vec<Level> {
+    let time = |level: Option<&Level>| level.map_or(0.0, |level| f64::from(level.time));
+    let (low, high) = (time(visited.last()), time(visited.first()));
+    let level = |i: u32| {
+        let time = low + (high - low) * f64::from(i) / 200.0;
+        let sigma = (4.0 * time).exp();
+        let signal = 1.0 / sigma.hypot(sigma_data);
+        Level { time: time as f32, signal, noise: sigma * signal }
+    };
+    (0..=200).map(level).collect()
 }
 
 fn of_table(schedule: &Schedule<'_>, t: usize) -> Level {

@@ -65,7 +65,7 @@ impl Own {
                 let last = config.train_steps - below;
                 for (i, level) in levels.iter_mut().take(n).enumerate() {
                     let t = match leading {
-                        true => (n - i) * (last / (n + 1)) + config.steps_offset as usize,
+                        true => ((n - i) * (last / (n + 1))).saturating_add(config.steps_offset as usize),
                         false => {
                             ((n - i) as f64 * (last.saturating_sub(1) as f64 / n as f64)).round_ties_even() as usize
                         }
