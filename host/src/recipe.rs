@@ -42,7 +42,7 @@ pub struct Recipe {
     pub sigmas: Option<String>,
     /// Steps.
     pub steps: usize,
-    /// DDIM's or TCD's share of fresh noise.
+    /// DDIM's, TCD's or SA-Solver's share of fresh noise.
     pub eta: f32,
     /// Seed.
     pub seed: u64,

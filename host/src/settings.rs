@@ -38,6 +38,14 @@ const SIGMAS: [(&str, SigmaTable); 13] = [
     ("kl-optimal", SigmaTable::KlOptimal),
 ];
 
+/// The samplers that have a share of fresh noise, and what it is if none is asked for.
+const ETAS: [(&str, f32); 4] = [
+    (sampler::DDIM.name, 0.0),
+    (sampler::TCD.name, TCD_ETA),
+    (sampler::SA_SOLVER.name, 1.0),
+    (sampler::SA_SOLVER_3.name, 1.0),
+];
+
 /// The sigma table that `text` names: `karras` and `polyexponential` may be followed by their rho, as in `karras:5`.
 fn sigma_table(text: &str) -> Result<SigmaTable> {
     let (name, rho) = match text.split_once(':') {
@@ -72,7 +80,7 @@ pub struct Wishes {
     pub sigmas: Option<String>,
     /// Steps; 50, or for ddpm all timesteps of the model.
     pub steps: Option<usize>,
-    /// DDIM's or TCD's share of fresh noise.
+    /// DDIM's, TCD's or SA-Solver's share of fresh noise.
     pub eta: Option<f32>,
     /// Whose rule gives the timestep that a step leads to: diffusers' where there is a scheduler's config, otherwise the
     /// table's.
@@ -120,7 +128,7 @@ impl Settings {
             let asked = by_name(&names, "sampler", name)?;
             if asked.name != sampler.name {
                 own = own.filter(|own| own.is_of_the_network());
-                config.eta = if asked.name == sampler::TCD.name { TCD_ETA } else { 0.0 };
+                config.eta = ETAS.iter().find(|(name, _)| *name == asked.name).map_or(0.0, |(_, eta)| *eta);
             }
             sampler = asked;
         }
@@ -133,9 +141,10 @@ impl Settings {
             own = own.filter(|own| own.is_of_the_network());
         }
         if let Some(eta) = wishes.eta {
-            if ![sampler::DDIM.name, sampler::TCD.name].contains(&sampler.name) {
+            if !ETAS.iter().any(|(name, _)| *name == sampler.name) {
+                let names = ETAS.map(|(name, _)| name).join(", ");
                 return Err(Error::usage(format!("--eta means nothing to the sampler {}", sampler.name))
-                    .hint("it does to ddim and tcd"));
+                    .hint(format!("it does to {names}")));
             }
             config.eta = eta;
         }
@@ -147,9 +156,10 @@ impl Settings {
             config.sigmas.shift = dynamic.shift(tokens);
         }
         // Between levels such a network's time is not known.
-        if own == Some(Own::Continuous) && sampler.evaluations > 1 && sampler.name != sampler::HEUN.name {
+        let of_the_network = own.is_some_and(Own::is_of_the_network);
+        if of_the_network && sampler.evaluations > 1 && sampler.name != sampler::HEUN.name {
             return Err(Error::usage(format!("the sampler {} is not for this network", sampler.name))
-                .hint("its timestep_type is continuous"));
+                .hint("it is told of the logarithm of sigma"));
         }
         let own = own.filter(|own| own.is_of_the_network() || config.parity == Parity::Diffusers);
         let all = config.train_steps;

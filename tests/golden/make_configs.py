@@ -70,8 +70,8 @@ def rows(scheduler, steps):
         t, sigmas = torch.cat([t[:1], t[1::2]]), torch.cat([sigmas[:1], sigmas[1::2]])
     elif "KDPM2" in name:
         t, sigmas = torch.cat([t[:1], t[2::2]]), torch.cat([sigmas[:1], sigmas[1::2]])[: steps + 1]
-    elif name == "PNDMScheduler" and steps > 1:
-        t = torch.cat([t[:1], t[2:]])
+    elif name == "PNDMScheduler":
+        t = torch.from_numpy(scheduler._timesteps[::-1].copy()).double()
     elif name == "DDIMInverseScheduler":
         t = t.flip(0)
     if sigmas is None or name in ("LCMScheduler", "TCDScheduler"):
@@ -133,6 +133,7 @@ def make(golden):
         add(name)
     add("PNDM", skip_prk_steps=True, steps_offset=1, **SD)
     add("PNDM", skip_prk_steps=True, set_alpha_to_one=True)
+    add("PNDM", **SD)
     # The chain.
     add("DDPM", variance_type="fixed_large", beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
     add("DDPM", variance_type="fixed_small_log", beta_schedule="sigmoid", clip_sample=False)
@@ -145,6 +146,18 @@ def make(golden):
     add("DDIMInverse", set_alpha_to_one=False, clip_sample=False, timestep_spacing="trailing", **SD)
     add("LCM", original_inference_steps=100, timestep_scaling=2.0, clip_sample=True, clip_sample_range=0.5, **v)
     add("TCD", original_inference_steps=25, prediction_type="sample")
+    # More solvers, and consistency models.
+    for config in (dict(), dict(solver_order=3), dict(algorithm_type="sde-dpmsolver++", lower_order_final=True),
+                   dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min", solver_order=3)):
+        add("DPMSolverSinglestep", **config, **SD)
+    add("DPMSolverSinglestep", beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1, lower_order_final=True)
+    add("DPMSolverSinglestep", beta_schedule="squaredcos_cap_v2", use_karras_sigmas=True, lower_order_final=True, **v)
+    add("SASolver", **SD)
+    add("SASolver", predictor_order=3, corrector_order=4, **trailing, **SD)
+    add("SASolver", use_karras_sigmas=True, **SD)
+    add("CMStochasticIterative")
+    add("CMStochasticIterative", num_train_timesteps=151, clip_denoised=False, sigma_max=60.0, s_noise=1.003)
+    add("FlowMatchEulerDiscrete", shift=3.0, stochastic_sampling=True)
     # Over sigmas.
     add("EulerDiscrete", steps_offset=1, **leading, **SD)
     add("EulerDiscrete", use_karras_sigmas=True, **v, **trailing, **SD)

@@ -50,7 +50,7 @@ pub(crate) struct Args {
     /// Steps [default: 50, for ddpm all timesteps of the model]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Share of fresh noise, from 0 to 1, of ddim [default: 0] and tcd [default: 0.3]
+    /// Share of fresh noise, from 0 to 1, of ddim [default: 0], tcd [default: 0.3] and sa-solver [default: 1]
     #[arg(long, value_name = "E", allow_negative_numbers = true)]
     eta: Option<f32>,
     /// Seed of the noise

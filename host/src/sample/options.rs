@@ -32,7 +32,7 @@ pub struct Options {
     pub sigmas: Option<String>,
     /// Steps; 50, or for ddpm all timesteps of the model.
     pub steps: Option<usize>,
-    /// DDIM's or TCD's share of fresh noise.
+    /// DDIM's, TCD's or SA-Solver's share of fresh noise.
     pub eta: Option<f32>,
     /// Seed of the noise.
     pub seed: u64,

@@ -34,17 +34,19 @@ const DEIS: (&str, &[&str]) = ("algorithm_type", &["deis", "dpmsolver", "dpmsolv
 const IMAGE: (&str, &[&str]) = ("algorithm_type", &["dpmsolver++"]);
 const SDE: (&str, &[&str]) = ("algorithm_type", &["sde-dpmsolver++"]);
 const NOISE: (&str, &[&str]) = ("algorithm_type", &["dpmsolver"]);
+const DATA: (&str, &[&str]) = ("algorithm_type", &["data_prediction"]);
 const ORDER_2: (&str, &[&str]) = ("solver_order", &["2"]);
 const ORDER_3: (&str, &[&str]) = ("solver_order", &["3"]);
 
 /// Every class that can be read. A sampler that the registry does not have is refused by its name.
-const ROWS: [Row; 39] = [
+const ROWS: [Row; 45] = [
     row("DDPMScheduler", &[], "ddpm"),
     row("DDPMParallelScheduler", &[], "ddpm"),
     row("DDIMScheduler", &[], "ddim"),
     row("DDIMParallelScheduler", &[], "ddim"),
     row("DDIMInverseScheduler", &[], "ddim-inverse"),
     row("PNDMScheduler", &[("skip_prk_steps", &["true"])], "plms"),
+    row("PNDMScheduler", &[("skip_prk_steps", &["false"])], "pndm"),
     row("EulerDiscreteScheduler", &[], "euler"),
     row("EulerAncestralDiscreteScheduler", &[], "euler-a"),
     row("HeunDiscreteScheduler", &[], "heun"),
@@ -61,6 +63,7 @@ const ROWS: [Row; 39] = [
     row("DPMSolverSinglestepScheduler", &[IMAGE, ORDER_2, MIDPOINT], "dpmpp-2s"),
     row("DPMSolverSinglestepScheduler", &[IMAGE, ORDER_3, MIDPOINT], "dpmpp-3s"),
     row("DPMSolverSinglestepScheduler", &[SDE, ORDER_2, MIDPOINT], "dpmpp-2s-sde"),
+    row("DPMSolverSinglestepScheduler", &[SDE, ORDER_3, MIDPOINT], "dpmpp-3s-sde"),
     row("DPMSolverSinglestepScheduler", &[NOISE, ORDER_2, MIDPOINT], "dpm-2s"),
     row("DPMSolverSinglestepScheduler", &[NOISE, ORDER_3, MIDPOINT], "dpm-3s"),
     row("DEISMultistepScheduler", &[DEIS, ORDER_2, LOGRHO], "deis"),
@@ -68,6 +71,8 @@ const ROWS: [Row; 39] = [
     row("UniPCMultistepScheduler", &[ORDER_2, BH2], "unipc"),
     row("UniPCMultistepScheduler", &[ORDER_2, BH1], "unipc-bh1"),
     row("UniPCMultistepScheduler", &[ORDER_3, BH2], "unipc-3"),
+    row("SASolverScheduler", &[DATA, ("predictor_order", &["2"]), ("corrector_order", &["2"])], "sa-solver"),
+    row("SASolverScheduler", &[DATA, ("predictor_order", &["3"]), ("corrector_order", &["4"])], "sa-solver-3"),
     row("LCMScheduler", &[], "lcm"),
     row("TCDScheduler", &[], "tcd"),
     row("EDMEulerScheduler", &[], "euler"),
@@ -76,7 +81,9 @@ const ROWS: [Row; 39] = [
     row("EDMDPMSolverMultistepScheduler", &[IMAGE, ORDER_3, MIDPOINT], "dpmpp-3m"),
     row("EDMDPMSolverMultistepScheduler", &[SDE, ORDER_2, MIDPOINT], "dpmpp-2m-sde"),
     row("EDMDPMSolverMultistepScheduler", &[SDE, ORDER_2, HEUN], "dpmpp-2m-sde-heun"),
-    row("FlowMatchEulerDiscreteScheduler", &[], "euler"),
+    row("CMStochasticIterativeScheduler", &[], "consistency"),
+    row("FlowMatchEulerDiscreteScheduler", &[("stochastic_sampling", &["false"])], "euler"),
+    row("FlowMatchEulerDiscreteScheduler", &[("stochastic_sampling", &["true"])], "consistency"),
     row("FlowMatchHeunDiscreteScheduler", &[], "heun"),
 ];
 

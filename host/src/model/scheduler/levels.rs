@@ -3,12 +3,14 @@
 use unfog_core::config::Config;
 use unfog_core::schedule::{End, Level, Schedule, Shift, SigmaTable};
 
-/// What a scheduler's class does with the levels of core's table. All but [`Own::Continuous`] are quirks, which
+/// What a scheduler's class does with the levels of core's table. All but the first two are quirks, which
 /// [`unfog_core::config::Parity::Table`] does without.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Own {
     /// The network is told `ln(sigma) / 4` (EulerDiscrete with `timestep_type` continuous).
     Continuous,
+    /// The network is told `1000 * ln(sigma) / 4` (consistency models).
+    Thousandfold,
     /// Logarithms of sigma evenly over the whole table, n + 1 of them; times are those of the spacing (EulerDiscrete with
     /// `interpolation_type` log_linear).
     LogLinear,
@@ -35,7 +37,7 @@ const NEAR_NOISE: f64 = 1e-6;
 impl Own {
     /// Whether it belongs to the network, and so to every run of it.
     pub(crate) fn is_of_the_network(self) -> bool {
-        self == Self::Continuous
+        matches!(self, Self::Continuous | Self::Thousandfold)
     }
 
     /// The levels, made from those of core's table, in the form that [`unfog_core::schedule::SigmaTable::Given`] takes.
@@ -51,6 +53,7 @@ impl Own {
         };
         match self {
             Self::Continuous => levels.iter_mut().for_each(|level| level.time = (0.25 * level.noise.ln()) as f32),
+            Self::Thousandfold => levels.iter_mut().for_each(|level| level.time *= 1000.0),
             Self::Whole => levels
                 .iter_mut()
                 .for_each(|level| level.time = schedule.time_of_sigma(level.noise).round_ties_even() as f32),

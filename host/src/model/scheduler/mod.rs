@@ -8,7 +8,9 @@ use std::path::Path;
 use unfog_core::config::{Config, Variance};
 use unfog_core::predict::{Clip, PredictionType};
 use unfog_core::sampler::{self, Sampler};
-use unfog_core::schedule::{BetaSchedule, End, Grid, Shift, SigmaTable, Sigmas, Spacing, dynamic_shift};
+use unfog_core::schedule::{
+    BetaSchedule, End, Grid, Shift, SigmaTable, Sigmas, Spacing, alpha_bar_from_betas, dynamic_shift, fill_betas,
+};
 
 use super::fields::Fields;
 use crate::error::Result;
@@ -113,6 +115,10 @@ impl Scheduler {
         if sampler.name == sampler::TCD.name {
             config.eta = TCD_ETA;
         }
+        config.s_noise = fields.f64("s_noise", 1.0)? as f32;
+        if class == "SASolverScheduler" {
+            share_between(&mut config, trained_betas.as_deref());
+        }
         if config.clip != Clip::None && takes_noise(sampler) {
             return Err(fields.refuse("thresholding", "false where the noise is interpolated and not the image"));
         }
@@ -120,6 +126,21 @@ impl Scheduler {
         let dynamic = dynamic(class, &fields)?;
         let own = own(class, &fields, &config, sampler)?;
         Ok(Self { config, sampler, trained_betas, own, dynamic })
+    }
+}
+
+/// SA-Solver's noise is drawn at timesteps from 200 to 800, in diffusers' words at `tau_func`'s.
+fn share_between(config: &mut Config, trained_betas: Option<&[f32]>) {
+    let mut table = trained_betas.map_or_else(|| vec![0.0; config.train_steps], <[f32]>::to_vec);
+    config.eta = 1.0;
+    // What can't be filled is refused when the run's own tables are made.
+    if fill_betas(config.betas, config.beta_start, config.beta_end, &mut table).is_ok() {
+        alpha_bar_from_betas(&mut table);
+        // Half a timestep around them, as sigmas are compared and not timesteps.
+        let sigma = |t: usize| table.get(t).map(|a| ((1.0 - a) / a).sqrt());
+        let between = |t: usize| Some((sigma(t)? * sigma(t + 1)?).sqrt());
+        config.s_tmin = between(199).unwrap_or(f32::INFINITY);
+        config.s_tmax = between(800).unwrap_or(f32::INFINITY);
     }
 }
 
@@ -139,7 +160,9 @@ fn refuse_what_is_missing(fields: &Fields) -> Result<()> {
     };
     only("predict_x0", true)?;
     only("invert_sigmas", false)?;
-    only("stochastic_sampling", false)?;
+    if fields.value("tau_func").is_some() {
+        return Err(fields.refuse("tau_func", "null"));
+    }
     if !fields.u32s("disable_corrector", &[])?.is_empty() {
         return Err(fields.refuse("disable_corrector", "an empty list"));
     }
@@ -149,11 +172,17 @@ fn refuse_what_is_missing(fields: &Fields) -> Result<()> {
     Ok(())
 }
 
+/// The class of consistency models.
+const CONSISTENCY: &str = "CMStochasticIterativeScheduler";
+
 fn prediction(class: &str, fields: &Fields) -> Result<PredictionType> {
     if class.starts_with("FlowMatch") {
         return Ok(PredictionType::Flow);
     }
     let edm = || Ok(PredictionType::Edm { sigma_data: fields.f64("sigma_data", 0.5)? as f32 });
+    if class == CONSISTENCY {
+        return edm();
+    }
     if class.starts_with("EDM") {
         return fields.choice("prediction_type", (), &[(Some("epsilon"), ())]).and_then(|()| edm());
     }
@@ -189,6 +218,7 @@ fn variance(fields: &Fields) -> Result<Variance> {
         (Some("fixed_large"), Variance::FixedLarge),
         (Some("fixed_large_log"), Variance::FixedLargeLog),
         (Some("learned_range"), Variance::LearnedRange),
+        (Some("learned"), Variance::Learned),
     ];
     fields.choice("variance_type", Variance::FixedSmall, &names)
 }
@@ -198,7 +228,7 @@ fn clip(fields: &Fields) -> Result<Clip> {
         let ratio = fields.f64("dynamic_thresholding_ratio", 0.995)? as f32;
         return Ok(Clip::Dynamic { ratio, max: fields.f64("sample_max_value", 1.0)? as f32 });
     }
-    match fields.bool("clip_sample", false)? {
+    match fields.bool("clip_sample", fields.bool("clip_denoised", false)?)? {
         true => Ok(Clip::Range(fields.f64("clip_sample_range", 1.0)? as f32)),
         false => Ok(Clip::None),
     }
@@ -222,8 +252,11 @@ fn sigmas(class: &str, fields: &Fields) -> Result<Sigmas> {
         let names = [(Some("karras"), choices[0].1), (Some("exponential"), SigmaTable::Exponential)];
         table = Some(fields.choice("sigma_schedule", choices[0].1, &names)?);
     }
+    if class == CONSISTENCY {
+        table = Some(SigmaTable::Distilled { levels: fields.u32("num_train_timesteps", 40)?, rho });
+    }
     let end = match class {
-        "DEISMultistepScheduler" => End::Min,
+        "DEISMultistepScheduler" | "SASolverScheduler" | CONSISTENCY => End::Min,
         _ => fields.choice(
             "final_sigmas_type",
             End::Zero,
@@ -266,6 +299,9 @@ fn dynamic(class: &str, fields: &Fields) -> Result<Option<Dynamic>> {
     Ok(Some(Dynamic { base, max, linear }))
 }
 
+/// How the names of the classes begin that round the times of Karras' sigmas, whatever the schedule.
+const ROUNDED: [&str; 5] = ["KDPM2", "DEIS", "DPMSolverSinglestep", "SASolver", "UniPC"];
+
 /// What the class does with the levels of core's table.
 fn own(class: &str, fields: &Fields, config: &Config, sampler: &Sampler) -> Result<Option<Own>> {
     let computed = config.sigmas.table != SigmaTable::Timesteps;
@@ -280,11 +316,14 @@ fn own(class: &str, fields: &Fields, config: &Config, sampler: &Sampler) -> Resu
         own = match (class, karras) {
             ("UniPCMultistepScheduler", true) => Some(Own::FromChain),
             ("UniPCMultistepScheduler", false) => Some(Own::FromNoise),
-            ("DEISMultistepScheduler", _) => Some(Own::Still),
+            ("DEISMultistepScheduler" | "SASolverScheduler", _) => Some(Own::Still),
             _ => None,
         };
-    } else if karras && (class.starts_with("KDPM2") || class.starts_with("DEIS") || unipc) {
+    } else if karras && ROUNDED.iter().any(|start| class.starts_with(start)) {
         own = Some(Own::Whole);
+    }
+    if class == CONSISTENCY {
+        own = Some(Own::Thousandfold);
     }
     if !flow && config.sigmas.shift_terminal.is_some() {
         return Err(fields.refuse("shift_terminal", "null without use_flow_sigmas"));
@@ -347,7 +386,7 @@ mod tests {
         for (text, name) in [
             (r#"{"_class_name": "VQDiffusionScheduler"}"#, "VQDiffusionScheduler"),
             (r#"{"_class_name": "DDPMScheduler", "beta_schedule": "cosine"}"#, "cosine"),
-            (r#"{"_class_name": "DDPMScheduler", "variance_type": "learned"}"#, "learned"),
+            (r#"{"_class_name": "DDPMScheduler", "variance_type": "fixed"}"#, "fixed"),
             (r#"{"_class_name": "DDPMScheduler", "prediction_type": "flow"}"#, "flow"),
         ] {
             assert!(read(text).unwrap_err().to_string().contains(name), "{text}");
