@@ -1,6 +1,7 @@
 //! Every scheduler_config.json of tests/golden/make_configs.py through host's reader, against what diffusers makes of it:
 //! timesteps, sigmas, the scale of the first noise, and what a run with a cheap network ends in.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
@@ -228,6 +229,64 @@ fn every_config_is_read_as_diffusers_reads_it() -> TestResult {
     assert_eq!(run, golden.tensor("init")?.values.len(), "runs without a case");
     println!("{run} runs: times {:.1e}, sigmas {:.1e}, results {:.1e} apart", worst[0], worst[1], worst[2]);
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+/// Whatever stands in a key, there is a schedule or an error, and no panic.
+#[test]
+fn junk_in_any_key_is_an_error_or_a_schedule() -> TestResult {
+    let golden = Golden::read("configs")?;
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("junk.json");
+    let junk = [
+        "null",
+        "true",
+        "false",
+        "0",
+        "1",
+        "-1",
+        "0.5",
+        "1e308",
+        "-1e-308",
+        "4294967295",
+        "100000",
+        "7",
+        "\"x\"",
+        "[]",
+        "[0.5]",
+        "{}",
+        "-Infinity",
+    ];
+    let (mut classes, mut made, mut refused) = (BTreeMap::new(), 0, 0);
+    for case in golden.cases() {
+        let text = case["text"].as_str().ok_or("no text")?;
+        let object: Value = serde_json::from_str(&text.replace("-Infinity", "\"-Infinity\""))?;
+        classes.entry(object["_class_name"].to_string()).or_insert(object);
+    }
+    for object in classes.values() {
+        for key in object.as_object().ok_or("no object")?.keys() {
+            for junk in junk {
+                let marked = "\"junk goes here\"";
+                let mut changed = object.clone();
+                changed[key] = "junk goes here".into();
+                let text = changed.to_string().replace(marked, junk).replace("\"-Infinity\"", "-Infinity");
+                fs::write(&path, text)?;
+                let wishes = Wishes { steps: Some(3), tokens: Some(64), ..Wishes::default() };
+                match Scheduler::open(&path).and_then(|scheduler| Settings::new(Some(scheduler), &wishes)) {
+                    Ok(settings) => {
+                        let mut tables = settings.tables()?;
+                        assert_eq!(unfog::schedule::rows(&settings, &tables.schedule()?).len(), 3);
+                        made += 1;
+                    }
+                    Err(e) => {
+                        assert_eq!(e.report().lines().next().map(|line| line.starts_with("error: ")), Some(true));
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{made} schedules, {refused} errors");
+    assert!(made > 500 && refused > 2000, "{made} {refused}");
     Ok(())
 }
 

@@ -131,8 +131,11 @@ impl Scheduler {
 
 /// SA-Solver's noise is drawn at timesteps from 200 to 800, in diffusers' words at `tau_func`'s.
 fn share_between(config: &mut Config, trained_betas: Option<&[f32]>) {
-    let mut table = trained_betas.map_or_else(|| vec![0.0; config.train_steps], <[f32]>::to_vec);
     config.eta = 1.0;
+    if config.train_steps > Config::MAX_TRAIN_STEPS {
+        return;
+    }
+    let mut table = trained_betas.map_or_else(|| vec![0.0; config.train_steps], <[f32]>::to_vec);
     // What can't be filled is refused when the run's own tables are made.
     if fill_betas(config.betas, config.beta_start, config.beta_end, &mut table).is_ok() {
         alpha_bar_from_betas(&mut table);
