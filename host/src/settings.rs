@@ -113,7 +113,7 @@ impl Settings {
     pub fn new(scheduler: Option<Scheduler>, wishes: &Wishes) -> Result<Self> {
         let parity = if scheduler.is_some() { Parity::Diffusers } else { Parity::Table };
         let Scheduler { mut config, mut sampler, mut trained_betas, mut own, dynamic } =
-            scheduler.unwrap_or_else(Scheduler::plain);
+            scheduler.unwrap_or_else(|| Scheduler::of(Config::default(), &sampler::DDIM, None));
         config.parity = wishes.parity.unwrap_or(parity);
         config.guidance = wishes.guidance;
         if let Some(name) = &wishes.schedule {

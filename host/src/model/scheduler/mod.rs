@@ -63,10 +63,9 @@ impl Dynamic {
 }
 
 impl Scheduler {
-    /// DDIM with diffusers' defaults.
-    pub(crate) fn plain() -> Self {
-        let config = Config::default();
-        Self { config, sampler: &sampler::DDIM, trained_betas: None, own: None, dynamic: None }
+    /// Settings that say all there is to say, as core takes them.
+    pub(crate) fn of(config: Config, sampler: &'static Sampler, trained_betas: Option<Vec<f32>>) -> Self {
+        Self { config, sampler, trained_betas, own: None, dynamic: None }
     }
 
     /// Reads the scheduler_config.json at `path`, with the defaults of its class.
