@@ -29,6 +29,7 @@ pub mod plot;
 pub mod probe;
 pub mod recipe;
 pub mod sample;
+pub mod schedule;
 pub mod settings;
 pub mod stop;
 pub mod tensors;

@@ -80,7 +80,15 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     });
     let stored = stored.collect::<Result<Vec<_>>>()?;
     let data: Vec<WeightData<'_>> = stored.iter().map(Stored::view).collect();
-    let settings = Settings::new(model.scheduler()?, &Wishes { guidance: 1.0, ..Wishes::default() })?;
+    let wishes = Wishes { tokens: width.checked_mul(height), ..Wishes::default() };
+    let settings = Settings::new(model.scheduler()?, &wishes)?;
+    if !settings.is_of_core() {
+        return Err(Error::failure(format!(
+            "the scheduler of {} makes its noise levels in a way that packs can't hold",
+            model.name()
+        ))
+        .hint("pack the model with another class in its scheduler_config.json, and choose the levels where it runs"));
+    }
     let mut tables = settings.tables()?;
     let schedule = tables.schedule()?;
     let section = pack::Settings::new(&settings.config, settings.sampler, schedule.alpha_bar());

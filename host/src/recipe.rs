@@ -24,15 +24,25 @@ pub struct Recipe {
     pub weights_sha256: String,
     /// The class that was asked for; without one, image i has class i modulo the number of classes.
     pub class: Option<u32>,
+    /// The class that the pictures lead away from.
+    pub negative: Option<u32>,
     /// Guidance scale; 1 is off.
     pub guidance: f32,
+    /// How predictions are combined, if there is guidance.
+    pub guidance_rule: Option<String>,
+    /// How far the standard deviation is brought back.
+    pub guidance_rescale: Option<f32>,
+    /// Between which shares of the steps there is guidance.
+    pub guidance_interval: Option<[f64; 2]>,
     /// Sampler.
     pub sampler: String,
     /// Beta schedule.
     pub schedule: String,
+    /// Table of sigmas, of a sampler over noise levels.
+    pub sigmas: Option<String>,
     /// Steps.
     pub steps: usize,
-    /// DDIM's share of fresh noise.
+    /// DDIM's, TCD's or SA-Solver's share of fresh noise.
     pub eta: f32,
     /// Seed.
     pub seed: u64,
@@ -46,6 +56,8 @@ pub struct Recipe {
     pub height: u32,
     /// Whose rule gives the timestep that a step leads to.
     pub parity: String,
+    /// How the seed became noise.
+    pub noise: Option<String>,
     /// The file of given noise, if no random number was generated.
     pub noise_in: Option<String>,
     /// What computed.

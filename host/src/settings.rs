@@ -2,12 +2,13 @@
 
 use unfog_core::config::{Config, ConfigError, Parity};
 use unfog_core::guidance::Guidance;
+use unfog_core::predict::PredictionType;
 use unfog_core::sampler::{self, Sampler};
-use unfog_core::schedule::{Level, Schedule};
+use unfog_core::schedule::{AlignYourSteps, Grid, Level, Schedule, SigmaTable};
 
 use crate::backend::by_name;
 use crate::error::{Error, Result};
-use crate::model::{SCHEDULES, Scheduler};
+use crate::model::{KARRAS_RHO, Own, SCHEDULES, Scheduler, TCD_ETA};
 
 /// Names of the parities on the command line.
 const PARITIES: [(&str, Parity); 2] = [("diffusers", Parity::Diffusers), ("table", Parity::Table)];
@@ -20,6 +21,51 @@ pub fn parity(text: &str) -> Result<Parity> {
     by_name(&PARITIES, "parity", text)
 }
 
+/// Names of the sigma tables on the command line. Of two names for one table the first is printed.
+const SIGMAS: [(&str, SigmaTable); 13] = [
+    ("timesteps", SigmaTable::Timesteps),
+    ("karras", SigmaTable::Karras { rho: KARRAS_RHO }),
+    ("exponential", SigmaTable::Exponential),
+    ("polyexponential", SigmaTable::Polyexponential { rho: 1.0 }),
+    ("beta", SigmaTable::Beta { alpha: 0.6, beta: 0.6 }),
+    ("lu-lambda", SigmaTable::LuLambda),
+    ("vp", SigmaTable::Vp { beta_d: 19.9, beta_min: 0.1, eps: 1e-3 }),
+    ("ays-sd15", SigmaTable::AlignYourSteps(AlignYourSteps::Sd15)),
+    ("ays-sdxl", SigmaTable::AlignYourSteps(AlignYourSteps::Sdxl)),
+    ("ays-svd", SigmaTable::AlignYourSteps(AlignYourSteps::Svd)),
+    ("uniform", SigmaTable::Uniform),
+    ("simple", SigmaTable::Simple),
+    ("kl-optimal", SigmaTable::KlOptimal),
+];
+
+/// The samplers that have a share of fresh noise, and what it is if none is asked for.
+const ETAS: [(&str, f32); 4] = [
+    (sampler::DDIM.name, 0.0),
+    (sampler::TCD.name, TCD_ETA),
+    (sampler::SA_SOLVER.name, 1.0),
+    (sampler::SA_SOLVER_3.name, 1.0),
+];
+
+/// The sigma table that `text` names: `karras` and `polyexponential` may be followed by their rho, as in `karras:5`.
+fn sigma_table(text: &str) -> Result<SigmaTable> {
+    let (name, rho) = match text.split_once(':') {
+        Some((name, rho)) => (name, Some(rho)),
+        None => (text, None),
+    };
+    let table = by_name(&SIGMAS, "sigmas", name)?;
+    let Some(rho) = rho else { return Ok(table) };
+    let number = rho.parse().ok().filter(|rho: &f64| rho.is_finite() && *rho > 0.0);
+    match (table, number) {
+        (SigmaTable::Karras { .. }, Some(rho)) => Ok(SigmaTable::Karras { rho }),
+        (SigmaTable::Polyexponential { .. }, Some(rho)) => Ok(SigmaTable::Polyexponential { rho }),
+        (SigmaTable::Karras { .. } | SigmaTable::Polyexponential { .. }, None) => {
+            Err(Error::usage(format!("--sigmas {text}: rho is not a number above 0")))
+        }
+        _ => Err(Error::usage(format!("--sigmas {text}: {name} takes no number"))
+            .hint("karras and polyexponential do, as in karras:7")),
+    }
+}
+
 /// Steps of a run of any sampler but ddpm, unless the model has fewer timesteps.
 const DEFAULT_STEPS: usize = 50;
 
@@ -30,15 +76,19 @@ pub struct Wishes {
     pub sampler: Option<String>,
     /// Beta schedule.
     pub schedule: Option<String>,
+    /// Table of sigmas, for samplers over noise levels.
+    pub sigmas: Option<String>,
     /// Steps; 50, or for ddpm all timesteps of the model.
     pub steps: Option<usize>,
-    /// DDIM's share of fresh noise.
+    /// DDIM's, TCD's or SA-Solver's share of fresh noise.
     pub eta: Option<f32>,
     /// Whose rule gives the timestep that a step leads to: diffusers' where there is a scheduler's config, otherwise the
     /// table's.
     pub parity: Option<Parity>,
-    /// Guidance scale; 1 is off.
-    pub guidance: f32,
+    /// Tokens that the network makes of a picture, for schedules that depend on them.
+    pub tokens: Option<u32>,
+    /// Guidance.
+    pub guidance: Guidance,
 }
 
 /// The settings of a chain.
@@ -50,6 +100,8 @@ pub struct Settings {
     pub sampler: &'static Sampler,
     /// The betas where the schedule is a list of them, otherwise room for as many.
     betas: Vec<f32>,
+    /// What the scheduler's class does with the noise levels of the table.
+    own: Option<Own>,
 }
 
 impl Settings {
@@ -60,38 +112,95 @@ impl Settings {
     /// A usage error for an unknown name and for a number out of range.
     pub fn new(scheduler: Option<Scheduler>, wishes: &Wishes) -> Result<Self> {
         let parity = if scheduler.is_some() { Parity::Diffusers } else { Parity::Table };
-        let Scheduler { mut config, mut sampler, mut trained_betas } =
-            scheduler.unwrap_or(Scheduler { config: Config::default(), sampler: &sampler::DDIM, trained_betas: None });
+        let Scheduler { mut config, mut sampler, mut trained_betas, mut own, dynamic } =
+            scheduler.unwrap_or_else(|| Scheduler::of(Config::default(), &sampler::DDIM, None));
+        config.parity = wishes.parity.unwrap_or(parity);
+        config.guidance = wishes.guidance;
         if let Some(name) = &wishes.schedule {
             config.betas = by_name(&SCHEDULES, "schedule", name)?;
             trained_betas = None;
+            if !config.prediction.is_over_alpha_bar() {
+                return Err(Error::usage("--schedule means nothing to this network: it has no betas"));
+            }
         }
         if let Some(name) = &wishes.sampler {
             let names: Vec<_> = sampler::REGISTRY.iter().map(|&sampler| (sampler.name, sampler)).collect();
-            sampler = by_name(&names, "sampler", name)?;
+            let asked = by_name(&names, "sampler", name)?;
+            if asked.name != sampler.name {
+                own = own.filter(|own| own.is_of_the_network());
+                config.eta = ETAS.iter().find(|(name, _)| *name == asked.name).map_or(0.0, |(_, eta)| *eta);
+            }
+            sampler = asked;
         }
-        let is_ddim = sampler.name == sampler::DDIM.name;
+        if let Some(text) = &wishes.sigmas {
+            if sampler.grid == Grid::Chain {
+                return Err(Error::usage(format!("--sigmas means nothing to the sampler {}", sampler.name))
+                    .hint("it goes from timestep to timestep"));
+            }
+            config.sigmas.table = sigma_table(text)?;
+            own = own.filter(|own| own.is_of_the_network());
+        }
         if let Some(eta) = wishes.eta {
-            if !is_ddim {
-                return Err(Error::usage(format!("--eta means nothing to the sampler {}", sampler.name)));
+            if !ETAS.iter().any(|(name, _)| *name == sampler.name) {
+                let names = ETAS.map(|(name, _)| name).join(", ");
+                return Err(Error::usage(format!("--eta means nothing to the sampler {}", sampler.name))
+                    .hint(format!("it does to {names}")));
             }
             config.eta = eta;
         }
+        if let Some(dynamic) = dynamic {
+            let tokens = wishes.tokens.ok_or_else(|| {
+                Error::usage("this schedule depends on the size of the picture (use_dynamic_shifting)")
+                    .hint("give --tokens N: as many as the network makes of a picture")
+            })?;
+            config.sigmas.shift = dynamic.shift(tokens);
+        }
+        // Between levels such a network's time is not known.
+        let of_the_network = own.is_some_and(Own::is_of_the_network);
+        if of_the_network && sampler.evaluations > 1 && sampler.name != sampler::HEUN.name {
+            return Err(Error::usage(format!("the sampler {} is not for this network", sampler.name))
+                .hint("it is told of the logarithm of sigma"));
+        }
+        let own = own.filter(|own| own.is_of_the_network() || config.parity == Parity::Diffusers);
         let all = config.train_steps;
         let ancestral = sampler.name == sampler::DDPM.name;
         config.steps = wishes.steps.unwrap_or(if ancestral { all } else { all.min(DEFAULT_STEPS) });
-        config.parity = wishes.parity.unwrap_or(parity);
-        config.guidance = Guidance::from_scale(wishes.guidance);
         let betas = trained_betas.unwrap_or_default();
-        let settings = Self { config, sampler, betas };
+        let settings = Self { config, sampler, betas, own };
         settings.tables()?;
         Ok(settings)
+    }
+
+    /// Whether core's own tables are all that a run needs.
+    pub(crate) fn is_of_core(&self) -> bool {
+        self.own.is_none()
     }
 
     /// The name of the beta schedule.
     pub fn schedule_name(&self) -> &'static str {
         let found = SCHEDULES.iter().find(|(_, schedule)| *schedule == self.config.betas);
         found.map_or("trained", |(name, _)| name)
+    }
+
+    /// What the network knows of noise: the beta schedule's name, or its kind where it has none.
+    pub fn network_name(&self) -> &'static str {
+        match self.config.prediction {
+            PredictionType::Flow => "flow",
+            PredictionType::Edm { .. } => "edm",
+            _ => self.schedule_name(),
+        }
+    }
+
+    /// The table of sigmas, as the command line names it; none for samplers from timestep to timestep.
+    pub fn sigmas_name(&self) -> Option<String> {
+        let table = self.config.sigmas.table;
+        let name = SIGMAS.iter().find(|(_, known)| *known == table).map(|(name, _)| (*name).to_string());
+        let named = || match table {
+            SigmaTable::Karras { rho } => format!("karras:{rho}"),
+            SigmaTable::Polyexponential { rho } => format!("polyexponential:{rho}"),
+            _ => "given".into(),
+        };
+        (self.sampler.grid != Grid::Chain).then(|| name.unwrap_or_else(named))
     }
 
     /// The name of the parity.
@@ -110,7 +219,9 @@ impl Settings {
         betas.resize(self.config.train_steps, 0.0);
         let timesteps = vec![0; self.config.steps];
         let levels = vec![Level::default(); self.sampler.levels(self.config.steps)];
-        let tables = Tables { config: self.config, sampler: self.sampler, betas, timesteps, levels };
+        let Self { config, sampler, own, .. } = *self;
+        let own = own.filter(|_| sampler.grid != Grid::Chain);
+        let tables = Tables { config, sampler, own, betas, timesteps, levels };
         tables.clone().fill().map_err(refused)?;
         Ok(tables)
     }
@@ -131,6 +242,7 @@ fn hint(e: ConfigError) -> String {
 pub struct Tables {
     config: Config,
     sampler: &'static Sampler,
+    own: Option<Own>,
     betas: Vec<f32>,
     timesteps: Vec<u32>,
     levels: Vec<Level>,
@@ -146,7 +258,17 @@ impl Tables {
     }
 
     fn fill(&mut self) -> std::result::Result<Schedule<'_>, ConfigError> {
-        let Self { config, sampler, betas, timesteps, levels } = self;
-        Schedule::for_sampler(config, sampler, betas, timesteps, levels)
+        let Self { config, sampler, own, betas, timesteps, levels } = self;
+        let Some(own) = own else { return Schedule::for_sampler(config, sampler, betas, timesteps, levels) };
+        // The table's levels first, then the class's own in their place.
+        let given = {
+            let mut betas = betas.clone();
+            let schedule = Schedule::for_sampler(config, sampler, &mut betas, timesteps, levels)?;
+            own.levels(config, &schedule)
+        };
+        levels.copy_from_slice(&given);
+        let mut config = *config;
+        config.sigmas.table = SigmaTable::Given;
+        Schedule::for_sampler(&config, sampler, betas, timesteps, levels)
     }
 }

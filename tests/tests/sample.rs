@@ -14,9 +14,9 @@ use unfog_tests::golden::{Golden, root};
 use unfog_tests::picture::close_pictures;
 use unfog_tests::tolerance;
 
-/// A copy of a model, whose scheduler's config a test may change.
-fn copy_model(name: &str) -> TestResult<PathBuf> {
-    let (from, to) = (root().join("models").join(name), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+/// A copy of a model, whose scheduler's config a test may change, in a folder of this name.
+fn copy_model(name: &str, folder: &str) -> TestResult<PathBuf> {
+    let (from, to) = (root().join("models").join(name), Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder));
     for folder in ["unet", "scheduler"] {
         fs::create_dir_all(to.join(folder))?;
     }
@@ -43,7 +43,7 @@ fn write_scheduler(name: &str, to: &Path, case: &Value) -> TestResult {
 
 fn compare(name: &str) -> TestResult {
     let golden = Golden::read("chains")?;
-    let folder = copy_model(name)?;
+    let folder = copy_model(name, name)?;
     let mut made = 0;
     for (number, case) in golden.cases().iter().enumerate().filter(|(_, case)| case["model"] == name) {
         write_scheduler(name, &folder, case)?;
@@ -75,6 +75,38 @@ fn compare(name: &str) -> TestResult {
         made += 1;
     }
     assert!(made > 0, "no run was made");
+    Ok(())
+}
+
+/// glyph-tiny with a scheduler_config.json of another class (tests/golden/make_swapped.py).
+#[test]
+fn other_schedulers() -> TestResult {
+    let golden = Golden::read("swapped")?;
+    let own = copy_model("glyph-tiny", "glyph-tiny-swapped")?;
+    let mut worst = 0.0_f64;
+    for (number, case) in golden.cases().iter().enumerate() {
+        let text = case["text"].as_str().ok_or("no text")?;
+        fs::write(own.join("scheduler/scheduler_config.json"), text)?;
+        let latents = own.join("latents.safetensors");
+        let options = Options {
+            model: Some(own.clone()),
+            steps: case["steps"].as_u64().map(|n| n as usize),
+            count: 2,
+            backend: Request { kind: Kind::Cpu, ..Request::default() },
+            noise_in: Some(root().join("tests/golden/noise-glyph-pair.safetensors")),
+            latents_out: Some(latents.clone()),
+            out: own.join("sheet.png"),
+            ..Options::default()
+        };
+        let named: Value = serde_json::from_str(&text.replace("-Infinity", "null"))?;
+        let what = format!("swapped {number:02}: {}", named["_class_name"]);
+        sample(&options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
+        let got = Golden::read_file(&latents)?;
+        let (got, want) = (got.tensor("x0")?, golden.part(number, "x0")?);
+        assert_eq!(got.shape, want.shape, "{what}");
+        worst = worst.max(close_pictures(&what, &got.values, &want.values, [16, 16], tolerance::swapped())?);
+    }
+    println!("swapped schedulers: {worst:.1e} apart at most");
     Ok(())
 }
 

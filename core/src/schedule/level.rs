@@ -36,7 +36,12 @@ impl Level {
     /// A level in the way of a caller's own table ([`crate::schedule::SigmaTable::Given`]): of this ratio of noise to signal.
     /// Scale and time are found when the tables are made. For flow networks, `sigma` is s, from 0 to 1.
     pub const fn given(sigma: f64) -> Self {
-        Self { time: 0.0, signal: 1.0, noise: sigma }
+        Self::given_at(f32::NAN, sigma)
+    }
+
+    /// The same at a time of the caller's own, whatever time the network's table has for the sigma.
+    pub const fn given_at(time: f32, sigma: f64) -> Self {
+        Self { time, signal: 1.0, noise: sigma }
     }
 
     /// Noise over signal: the sigma of Karras et al. 2022. Infinite where there is no signal.

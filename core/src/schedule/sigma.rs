@@ -372,8 +372,9 @@ fn over_alpha_bar(
         SigmaTable::Given => {
             let last = end.noise;
             for level in evaluated.iter_mut() {
-                let sigma = level.noise;
+                let Level { time, noise: sigma, .. } = *level;
                 set(level, time_of_sigma(alpha_bar, sigma), sigma);
+                keep_time(level, time);
             }
             if last == 0.0 {
                 *end = Level::IMAGE
@@ -406,6 +407,13 @@ fn over_alpha_bar(
         End::Min => set_end(end, no_higher(table_sigma(alpha_bar, 0), evaluated)),
     }
     Ok(())
+}
+
+/// Takes the time that a caller gave with a level, if there is one.
+fn keep_time(level: &mut Level, time: f32) {
+    if !time.is_nan() {
+        level.time = time;
+    }
 }
 
 /// diffusers' solvers take whole timesteps: Karras' and Lu's rounded (not with the cosine schedule), others cut off.
@@ -511,7 +519,11 @@ fn flow(config: &Config, grid: Grid, evaluated: &mut [Level], end: &mut Level) -
         if !(0.0..=1.0).contains(&s) {
             return Err(ConfigError::Level { step: i });
         }
+        let time = level.time;
         set(level, s);
+        if table == SigmaTable::Given {
+            keep_time(level, time);
+        }
     }
     let last = match (table, config.sigmas.end) {
         (SigmaTable::Given, _) => end.noise,
@@ -550,7 +562,11 @@ fn edm(config: &Config, sigma_data: f32, evaluated: &mut [Level], end: &mut Leve
             SigmaTable::Timesteps => between(SigmaTable::Karras { rho: 7.0 }, i, n, min, max).unwrap_or(f64::NAN),
             _ => between(table, i, n, min, max).ok_or(ConfigError::Table)?,
         };
+        let time = level.time;
         set(level, sigma);
+        if table == SigmaTable::Given {
+            keep_time(level, time);
+        }
     }
     let last = match (table, config.sigmas.end) {
         (SigmaTable::Given, _) => end.noise,

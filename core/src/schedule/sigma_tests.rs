@@ -168,6 +168,24 @@ fn given_levels_are_kept() {
 }
 
 #[test]
+fn given_times_are_kept() {
+    let edm = PredictionType::Edm { sigma_data: 0.5 };
+    for prediction in [PredictionType::Epsilon, PredictionType::Flow, edm] {
+        let config = Config { prediction, ..config(SigmaTable::Given, 2) };
+        let mut levels = [Level::given_at(-1.5, 0.75), Level::given(0.5), Level::given(0.0)];
+        let (mut alpha_bar, mut timesteps) = (vec![0.0; 1000], vec![0; 2]);
+        let schedule = Schedule::for_sampler(&config, &EULER, &mut alpha_bar, &mut timesteps, &mut levels).unwrap();
+        assert_eq!(schedule.levels()[0].time, -1.5);
+        let own = match prediction {
+            PredictionType::Flow => 500.0,
+            PredictionType::Edm { .. } => 0.25 * 0.5_f32.ln(),
+            _ => schedule.time_of_sigma(0.5) as f32,
+        };
+        assert_eq!(schedule.levels()[1].time, own, "{prediction:?}");
+    }
+}
+
+#[test]
 fn sigma_and_time_invert() {
     let config = config(SigmaTable::Timesteps, 1);
     let (mut alpha_bar, mut timesteps, mut levels) = (vec![0.0; 1000], [0], [Level::default(); 2]);

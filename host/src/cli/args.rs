@@ -42,3 +42,16 @@ impl FromStr for Size {
         }
     }
 }
+
+/// Two numbers, `A,B`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shares(pub(crate) [f64; 2]);
+
+impl FromStr for Shares {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once(',').and_then(|(a, b)| Some([a.trim().parse().ok()?, b.trim().parse().ok()?]));
+        numbers.map(Self).ok_or_else(|| "expected two numbers, as in 0.1,0.8".into())
+    }
+}

@@ -50,8 +50,7 @@ struct Report<'a> {
 
 /// Makes the strip.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let settings =
-        Settings::new(None, &Wishes { schedule: Some(args.schedule.clone()), guidance: 1.0, ..Wishes::default() })?;
+    let settings = Settings::new(None, &Wishes { schedule: Some(args.schedule.clone()), ..Wishes::default() })?;
     let times = if args.at.is_empty() { default_times(settings.config.train_steps) } else { args.at.clone() };
     let picture = load(&args.image)?;
     let format = Format::of(&args.out, picture.channels())?;

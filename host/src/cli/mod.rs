@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Sample(sample::Args),
+    Sample(Box<sample::Args>),
     Forward(forward::Args),
     Schedule(schedule::Args),
     Inspect(inspect::Args),

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 use unfog::Result;
 use unfog::recipe::Recipe;
-use unfog::sample::{Event, Options, sample};
+use unfog::sample::{Event, Generator, Options, sample};
 use unfog::settings::parity;
 use unfog::stop::Stop;
 
-use super::args::{BackendArgs, Size};
+use super::args::{BackendArgs, Shares, Size};
 use super::output;
 use super::progress::Progress;
 
@@ -22,19 +22,35 @@ pub(crate) struct Args {
     /// Class by number or name [default: image i has class i modulo the number of classes]
     #[arg(long, value_name = "N|NAME")]
     class: Option<String>,
+    /// Class to lead away from, by number or name [default: no class]
+    #[arg(long, value_name = "N|NAME")]
+    negative: Option<String>,
     /// Guidance scale towards the class; 1 is off [default: 1, unless the model names another]
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     guidance: Option<f32>,
-    /// Sampler, such as ddim or dpmpp-2m [default: the model's]
+    /// How guidance works: cfg, cfg-pp (scales from 0 to 1), apg, zero-star or perp-neg (with --negative) [default: cfg]
+    #[arg(long, value_name = "NAME")]
+    guidance_rule: Option<String>,
+    /// How far guided images get back the contrast of unguided ones, from 0 to 1 [default: 0]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    guidance_rescale: Option<f32>,
+    /// Guide only from this share of the steps to that one, as in 0.1,0.8 [default: 0,1]
+    #[arg(long, value_name = "A,B", allow_hyphen_values = true)]
+    guidance_interval: Option<Shares>,
+    /// Sampler, such as ddim, euler or dpmpp-2m [default: the model's]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
-    /// Beta schedule: linear, scaled_linear or cosine [default: the model's]
+    /// Beta schedule: linear, scaled_linear, cosine, sigmoid, laplace or exp [default: the model's]
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
+    /// Noise levels of samplers such as euler: timesteps, karras, exponential, polyexponential, beta, lu-lambda, vp, ays-sd15,
+    /// ays-sdxl, ays-svd, uniform, simple or kl-optimal; karras:RHO and polyexponential:RHO [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    sigmas: Option<String>,
     /// Steps [default: 50, for ddpm all timesteps of the model]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// ddim's share of fresh noise, from 0 to 1 [default: 0]
+    /// Share of fresh noise, from 0 to 1, of ddim [default: 0], tcd [default: 0.3] and sa-solver [default: 1]
     #[arg(long, value_name = "E", allow_negative_numbers = true)]
     eta: Option<f32>,
     /// Seed of the noise
@@ -49,11 +65,15 @@ pub(crate) struct Args {
     /// Width and height of an image [default: the model's]
     #[arg(long, value_name = "WxH")]
     size: Option<Size>,
-    /// Whose rule gives the next timestep: diffusers or table [default: diffusers for a model with a scheduler's config]
+    /// Whether to keep diffusers' quirks: diffusers, or table [default: diffusers for a model with a scheduler's config]
     #[arg(long, value_name = "NAME")]
     parity: Option<String>,
     #[command(flatten)]
     backend: BackendArgs,
+    /// How the seed becomes noise: philox, torch-cpu or torch-cuda (torch's for this seed), lattice (a batch more even than
+    /// chance) or brownian (stochastic samplers: the same picture from more steps)
+    #[arg(long, value_name = "NAME", default_value = "philox")]
+    noise: Generator,
     /// Noise [draws, n, c, h, w] to use instead of random numbers: tensor `noise` of a safetensors file
     #[arg(long, value_name = "FILE")]
     noise_in: Option<PathBuf>,
@@ -86,9 +106,14 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
     let options = Options {
         model: args.model.clone(),
         class: args.class.clone(),
+        negative: args.negative.clone(),
         guidance: args.guidance,
+        guidance_rule: args.guidance_rule.clone(),
+        guidance_rescale: args.guidance_rescale,
+        guidance_interval: args.guidance_interval.map(|Shares(shares)| shares),
         sampler: args.sampler.clone(),
         schedule: args.schedule.clone(),
+        sigmas: args.sigmas.clone(),
         steps: args.steps,
         eta: args.eta,
         seed: args.seed,
@@ -97,6 +122,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         size: args.size.map(|Size(w, h)| (w, h)),
         parity: args.parity.as_deref().map(parity).transpose()?,
         backend: args.backend.request(),
+        noise: args.noise,
         noise_in: args.noise_in.clone(),
         latents_out: args.latents_out.clone(),
         out: args.out.clone(),

@@ -1,52 +1,53 @@
 //! `unfog schedule`
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use unfog::Result;
 use unfog::model::Scheduler;
 use unfog::plot::plot;
+use unfog::schedule::{Row, end_sigma, rows};
 use unfog::settings::{Settings, Wishes, parity};
 
 use super::output;
 
-/// Show what a schedule does: its timesteps, and how much signal and noise each holds
+/// Show what a schedule does: its timesteps, how much signal and noise each holds, and what a step makes of them
+///
+/// The columns after a star are factors: a step makes x * (its factor) + x0 * .. + eps * .. + z * .., x0 being the predicted image,
+/// eps the predicted noise and z fresh noise. Samplers that look at several predictions correct the step that is shown.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A scheduler_config.json [default: linear, T = 1000]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Beta schedule: linear, scaled_linear or cosine
+    /// Beta schedule: linear, scaled_linear, cosine, sigmoid, laplace or exp
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     schedule: Option<String>,
     /// Sampler, such as ddim or dpmpp-2m [default: the config's, or ddim]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
+    /// Noise levels of samplers such as euler: timesteps, karras, exponential, polyexponential, beta, lu-lambda, vp, ays-sd15,
+    /// ays-sdxl, ays-svd, uniform, simple or kl-optimal; karras:RHO and polyexponential:RHO [default: the config's]
+    #[arg(long, value_name = "NAME")]
+    sigmas: Option<String>,
     /// Steps
     #[arg(long, value_name = "N")]
     steps: usize,
-    /// Whose rule gives the next timestep: diffusers or table [default: diffusers for a config, otherwise table]
+    /// Share of fresh noise, from 0 to 1, of ddim [default: 0], tcd [default: 0.3] and sa-solver [default: 1]
+    #[arg(long, value_name = "E", allow_negative_numbers = true)]
+    eta: Option<f32>,
+    /// Tokens that the network makes of a picture, for configs with use_dynamic_shifting
+    #[arg(long, value_name = "N")]
+    tokens: Option<u32>,
+    /// Whether to keep diffusers' quirks: diffusers, or table [default: diffusers for a config, otherwise table]
     #[arg(long, value_name = "NAME")]
     parity: Option<String>,
     /// Print everything as JSON, with the whole table of the chain
     #[arg(long, conflicts_with = "plot")]
     json: bool,
-    /// Draw signal and noise over time to a file: svg, or a picture
+    /// Draw signal and noise over time, and sigma over steps, to a file: svg, or a picture such as png
     #[arg(long, value_name = "PATH")]
     plot: Option<PathBuf>,
-}
-
-/// A step of the run.
-#[derive(Serialize)]
-struct Row {
-    step: usize,
-    timestep: u32,
-    next_timestep: Option<u32>,
-    alpha_bar: f32,
-    /// Standard deviation of the noise, relative to the signal.
-    sigma: f64,
-    log_snr: f64,
 }
 
 /// What `--json` prints.
@@ -54,9 +55,15 @@ struct Row {
 struct Report<'a> {
     schedule: &'static str,
     sampler: &'static str,
+    /// Which table of noise levels; none for samplers from timestep to timestep.
+    sigmas: Option<String>,
     parity: &'static str,
     train_steps: usize,
+    /// Standard deviation of the noise that a run starts from.
+    init_noise_sigma: f32,
     steps: Vec<Row>,
+    /// Noise over signal where the run ends.
+    end_sigma: f64,
     /// Alpha-bar of every timestep of the chain.
     alpha_bar: &'a [f32],
 }
@@ -67,41 +74,61 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let wishes = Wishes {
         sampler: args.sampler.clone(),
         schedule: args.schedule.clone(),
+        sigmas: args.sigmas.clone(),
         steps: Some(args.steps),
+        eta: args.eta,
+        tokens: args.tokens,
         parity: args.parity.as_deref().map(parity).transpose()?,
-        guidance: 1.0,
         ..Wishes::default()
     };
     let settings = Settings::new(scheduler, &wishes)?;
     let mut tables = settings.tables()?;
     let schedule = tables.schedule()?;
     if let Some(path) = &args.plot {
-        return plot(path, &schedule, &format!("{}, {} steps", settings.schedule_name(), args.steps));
+        let sigmas = settings.sigmas_name().map(|name| format!(", sigmas {name}")).unwrap_or_default();
+        let title = format!("{}, {}{sigmas}, {} steps", settings.network_name(), settings.sampler.name, args.steps);
+        return plot(path, &settings, &schedule, &title);
     }
-    let row = |(step, &timestep): (usize, &u32)| {
-        let alpha_bar = schedule.alpha_bar()[timestep as usize];
-        let (signal, noise) = (f64::from(alpha_bar), f64::from(1.0 - alpha_bar));
-        let next_timestep = schedule.next_timestep(step, settings.config.parity);
-        let (sigma, log_snr) = ((noise / signal).sqrt(), (signal / noise).ln());
-        Row { step, timestep, next_timestep, alpha_bar, sigma, log_snr }
-    };
-    let steps: Vec<Row> = schedule.timesteps().iter().enumerate().map(row).collect();
+    let steps = rows(&settings, &schedule);
     if args.json {
         return output::json(&Report {
             schedule: settings.schedule_name(),
             sampler: settings.sampler.name,
+            sigmas: settings.sigmas_name(),
             parity: settings.parity_name(),
             train_steps: settings.config.train_steps,
+            init_noise_sigma: schedule.init_noise_sigma(),
             steps,
+            end_sigma: end_sigma(&schedule),
             alpha_bar: schedule.alpha_bar(),
         });
     }
-    let mut text = String::from("step  timestep  next  alpha_bar  sigma      log_snr\n");
-    for row in &steps {
+    output::print(&table(&steps))
+}
+
+/// The steps as a table; of the coefficients, those that some step has.
+fn table(steps: &[Row]) -> String {
+    let coefficients = |row: &Row| row.coefficients.or(row.first_order).unwrap_or_default().all();
+    let used: Vec<(usize, &str)> = ["* x", "* x0", "* eps", "* z"]
+        .into_iter()
+        .enumerate()
+        .filter(|(column, _)| steps.iter().any(|row| coefficients(row)[*column].is_some()))
+        .collect();
+    let mut text = String::from("step  timestep      next  alpha_bar  sigma      log_snr   signal     noise    ");
+    used.iter().for_each(|(_, name)| text.push_str(&format!("  {name:<9}")));
+    let mut text = text.trim_end().to_string() + "\n";
+    for row in steps {
         let next = row.next_timestep.map_or("end".into(), |t| t.to_string());
-        let Row { step, timestep, alpha_bar, sigma, log_snr, .. } = row;
-        // Writing to a string can't fail.
-        let _ = writeln!(text, "{step:4}  {timestep:8}  {next:>4}  {alpha_bar:.7}  {sigma:<9.5}  {log_snr:8.4}");
+        let Row { step, timestep, alpha_bar, sigma, log_snr, signal, noise, .. } = row;
+        let mut line = format!(
+            "{step:4}  {timestep:>8}  {next:>8}  {alpha_bar:.7}  {sigma:<9.5}  {log_snr:8.4}  {signal:.7}  {noise:.7}"
+        );
+        for (column, _) in &used {
+            let cell = coefficients(row)[*column].map_or(String::new(), |value| format!("{value:.6}"));
+            line.push_str(&format!("  {cell:<9}"));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
-    output::print(&text)
+    text
 }

@@ -12,13 +12,29 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Parses `text`; `file` is named in errors.
+    /// Parses `text`; `file` is named in errors. Numbers that JSON does not have but Python writes (`-Infinity`) become texts.
     pub(crate) fn parse(file: &str, text: &[u8]) -> Result<Self> {
-        match serde_json::from_slice(text) {
+        match serde_json::from_slice(&quote_infinities(text)) {
             Ok(Value::Object(map)) => Ok(Self { file: file.into(), map }),
             Ok(_) => Err(Error::failure(format!("{file} holds no JSON object"))),
             Err(e) => Err(Error::failure(format!("{file} is no JSON")).because(e)),
         }
+    }
+
+    /// The keys of `defaults`: those that are here as they are, the others with their defaults. Other keys are left out.
+    pub(crate) fn complete(&self, defaults: &Map<String, Value>) -> Self {
+        let value = |(key, default): (&String, &Value)| (key.clone(), self.map.get(key).unwrap_or(default).clone());
+        Self { file: self.file.clone(), map: defaults.iter().map(value).collect() }
+    }
+
+    /// A text, number or truth as plain text: whole numbers without a fraction.
+    pub(crate) fn plain(&self, key: &str) -> Option<String> {
+        let value = self.value(key)?;
+        Some(match (value.as_str(), whole(value)) {
+            (Some(text), _) => text.into(),
+            (None, Some(n)) => n.to_string(),
+            _ => value.to_string(),
+        })
     }
 
     /// The value of `key`, if it is there and not null.
@@ -117,6 +133,31 @@ impl Fields {
     }
 }
 
+/// Puts `Infinity`, `-Infinity` and `NaN`, where they stand for numbers, between quotation marks.
+fn quote_infinities(text: &[u8]) -> Vec<u8> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let (mut quoted, mut rest, mut in_text) = (Vec::with_capacity(text.len()), text, false);
+    while let Some((&byte, after)) = rest.split_first() {
+        let word = WORDS.into_iter().find(|word| !in_text && rest.starts_with(word));
+        if let Some(word) = word {
+            quoted.extend([b"\"", word, b"\""].concat());
+            rest = &rest[word.len()..];
+            continue;
+        }
+        quoted.push(byte);
+        rest = after;
+        match byte {
+            b'"' => in_text = !in_text,
+            b'\\' if in_text => {
+                quoted.extend(rest.first());
+                rest = rest.get(1..).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    quoted
+}
+
 /// A whole number, also where Python wrote it as a float.
 fn whole(value: &Value) -> Option<u32> {
     let float = || value.as_f64().filter(|f| f.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(f));
@@ -135,6 +176,11 @@ mod tests {
         assert_eq!(message(fields.u32("n", 1).unwrap_err()), "config.json: n is null, expected a whole number");
         assert_eq!(fields.optional_u32("n").unwrap(), None);
         assert_eq!(fields.u32("x", 1).unwrap(), 2);
+        let python = br#"{"a": -Infinity, "b": [NaN, 1], "c": "a \"NaN\\", "Infinity": Infinity}"#;
+        let fields_of_python = Fields::parse("config.json", python).unwrap();
+        let texts = [("a", "-Infinity"), ("c", "a \"NaN\\"), ("Infinity", "Infinity")];
+        assert!(texts.iter().all(|(key, text)| fields_of_python.text(key, "").unwrap() == *text));
+        assert_eq!(fields_of_python.value("b").unwrap()[0], "NaN");
         let choice = fields.choice("a", 0, &[(Some("c"), 1), (None, 2)]).unwrap_err();
         assert_eq!(message(choice), "config.json: a is \"b\", expected \"c\" or null");
     }

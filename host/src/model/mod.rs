@@ -18,8 +18,8 @@ use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
 pub use classes::Classes;
 pub use hash::Fingerprint;
 pub use network::Network;
-pub(crate) use scheduler::SCHEDULES;
 pub use scheduler::Scheduler;
+pub(crate) use scheduler::{KARRAS_RHO, Own, SCHEDULES, TCD_ETA};
 pub use weights::Weights;
 
 use crate::error::{Error, Result};

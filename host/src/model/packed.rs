@@ -126,7 +126,7 @@ fn scheduler(pack: &Pack<'_>, name: &str) -> Result<Option<Scheduler>> {
         let beta = |(a, before): (&f32, f64)| (1.0 - f64::from(*a) / before).clamp(0.0, 1.0) as f32;
         settings.alpha_bar.iter().zip(before).map(beta).collect()
     });
-    Ok(Some(Scheduler { config: settings.config, sampler, trained_betas }))
+    Ok(Some(Scheduler::of(settings.config, sampler, trained_betas)))
 }
 
 fn explain(name: &str, e: PackError) -> Error {

@@ -2,27 +2,18 @@
 
 use unfog_core::chain::{Batch, Chain, RunError};
 use unfog_core::denoise::{Cond, Denoise};
-use unfog_core::noise::{Given, Noise, NoiseError, Philox};
+use unfog_core::noise::{Noise, NoiseError};
 
+use super::noise::Source;
 use super::setup::Setup;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::stop::Stop;
-use crate::tensors::GivenNoise;
 
 /// Images of a batch, unless they are large: what a GPU takes in one submission.
 const BATCH: usize = 8;
 /// Bytes that the chain's own memory may take before batches become smaller.
 const CHAIN_BYTES: usize = 16 << 20;
-
-/// Where a run's noise comes from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// The seed.
-    Seed(u64),
-    /// A file.
-    Given(GivenNoise),
-}
 
 /// Makes the images of a run, batch by batch: `sink` is given the index of a batch's first image and the values `[n, c, h, w]`
 /// of its images. `report` is told the steps that are done and those there are, over all batches.
@@ -49,10 +40,7 @@ pub fn generate<D: Denoise<Error = Error>>(
     let total = batches * config.steps as u64;
     let mut done = 0;
     let mut memory = Vec::new();
-    let mut noise: Box<dyn Noise + '_> = match source {
-        Source::Seed(seed) => Box::new(Philox::new(*seed)),
-        Source::Given(given) => Box::new(Given::new(given.values(), first, setup.count as usize, len)),
-    };
+    let mut noise = source.noise(setup);
     for first_image in (first..end).step_by(most as usize) {
         let n = most.min(end - first_image) as usize;
         let conds = setup.conds(model, first_image, n);

@@ -2,7 +2,9 @@
 
 mod collect;
 mod generate;
+mod guidance;
 mod in_memory;
+mod noise;
 mod options;
 mod output;
 mod setup;
@@ -10,8 +12,12 @@ mod setup;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use generate::{Source, draws, generate};
+use unfog_core::guidance::Guidance;
+
+pub use generate::{draws, generate};
+pub use guidance::Guided;
 pub use in_memory::sample_in_memory;
+pub use noise::{Generator, Source};
 pub use options::Options;
 pub use output::Output;
 pub use setup::Setup;
@@ -103,7 +109,7 @@ fn settle(
 }
 
 fn source(options: &Options, setup: &Setup) -> Result<Source> {
-    let Some(path) = &options.noise_in else { return Ok(Source::Seed(options.seed)) };
+    let Some(path) = &options.noise_in else { return Ok(Source::Seed(setup.noise, options.seed)) };
     let given = GivenNoise::read(path)?;
     given.check(setup.count, setup.channels, setup.height, setup.width)?;
     let needed = draws(setup)?;
@@ -126,9 +132,14 @@ fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) 
         model: model.name().into(),
         weights_sha256: String::new(),
         class: setup.class,
-        guidance: setup.guidance,
+        negative: setup.guided.negative,
+        guidance: setup.guided.scale,
+        guidance_rule: (config.guidance != Guidance::None).then(|| setup.guided.rule.into()),
+        guidance_rescale: options.guidance_rescale,
+        guidance_interval: options.guidance_interval,
         sampler: setup.settings.sampler.name.into(),
         schedule: setup.settings.schedule_name().into(),
+        sigmas: setup.settings.sigmas_name(),
         steps: config.steps,
         eta: config.eta,
         seed: options.seed,
@@ -137,6 +148,7 @@ fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) 
         width: setup.width,
         height: setup.height,
         parity: setup.settings.parity_name().into(),
+        noise: options.noise_in.is_none().then(|| setup.noise.name().into()),
         noise_in: options.noise_in.as_ref().map(|path| path.display().to_string()),
         ran_on,
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use unfog_core::config::Parity;
 
+use super::noise::Generator;
 use crate::backend::Request;
 
 /// The options of a run, named as on the command line; what is absent is decided by the model.
@@ -13,15 +14,25 @@ pub struct Options {
     pub model: Option<PathBuf>,
     /// A class's number or name; each in turn if absent.
     pub class: Option<String>,
+    /// The number or name of the class that the pictures are to lead away from.
+    pub negative: Option<String>,
     /// Guidance scale; 1 is off.
     pub guidance: Option<f32>,
+    /// How predictions are combined: the name of a rule; plain classifier-free guidance if absent.
+    pub guidance_rule: Option<String>,
+    /// How far the standard deviation of what is guided is brought back to that of the wanted prediction: 0 (not) to 1.
+    pub guidance_rescale: Option<f32>,
+    /// Between which shares of the steps there is guidance.
+    pub guidance_interval: Option<[f64; 2]>,
     /// Sampler.
     pub sampler: Option<String>,
     /// Beta schedule.
     pub schedule: Option<String>,
+    /// Table of sigmas, for samplers over noise levels.
+    pub sigmas: Option<String>,
     /// Steps; 50, or for ddpm all timesteps of the model.
     pub steps: Option<usize>,
-    /// DDIM's share of fresh noise.
+    /// DDIM's, TCD's or SA-Solver's share of fresh noise.
     pub eta: Option<f32>,
     /// Seed of the noise.
     pub seed: u64,
@@ -36,6 +47,8 @@ pub struct Options {
     pub parity: Option<Parity>,
     /// Backend, device, precision, threads.
     pub backend: Request,
+    /// How the seed becomes noise.
+    pub noise: Generator,
     /// A safetensors file of noise, instead of random numbers.
     pub noise_in: Option<PathBuf>,
     /// Where the sampler's result goes as it is, f32.
@@ -49,9 +62,14 @@ impl Default for Options {
         Self {
             model: None,
             class: None,
+            negative: None,
             guidance: None,
+            guidance_rule: None,
+            guidance_rescale: None,
+            guidance_interval: None,
             sampler: None,
             schedule: None,
+            sigmas: None,
             steps: None,
             eta: None,
             seed: 0,
@@ -60,6 +78,7 @@ impl Default for Options {
             size: None,
             parity: None,
             backend: Request::default(),
+            noise: Generator::default(),
             noise_in: None,
             latents_out: None,
             out: PathBuf::from("unfog.png"),

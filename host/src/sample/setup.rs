@@ -3,6 +3,8 @@
 use unfog_core::denoise::Cond;
 use unfog_core::guidance::Guidance;
 
+use super::guidance::Guided;
+use super::noise::Generator;
 use super::options::Options;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -22,8 +24,10 @@ pub struct Setup {
     pub width: u32,
     /// Channels of the picture.
     pub channels: u32,
-    /// Guidance scale; 1 is off.
-    pub guidance: f32,
+    /// What guides it.
+    pub guided: Guided,
+    /// How the seed becomes noise.
+    pub noise: Generator,
     /// The class that was asked for.
     pub class: Option<u32>,
     /// Index of the first image.
@@ -63,24 +67,32 @@ impl Setup {
             )));
         }
         let (width, height) = size(model, options, channels)?;
-        let guidance = guidance(model, options)?;
-        let wishes = Wishes {
-            sampler: options.sampler.clone(),
-            schedule: options.schedule.clone(),
-            steps: options.steps,
-            eta: options.eta,
-            parity: options.parity,
-            guidance,
-        };
         let scheduler = model.scheduler()?;
         if scheduler.is_none() && options.schedule.is_none() {
             return Err(Error::failure(format!("the model {} has no scheduler_config.json", model.name()))
                 .hint("say what it was trained with: --schedule NAME"));
         }
+        let prediction = scheduler.as_ref().map(|scheduler| scheduler.config.prediction).unwrap_or_default();
+        let guided = Guided::new(model, options, prediction)?;
+        let wishes = Wishes {
+            sampler: options.sampler.clone(),
+            schedule: options.schedule.clone(),
+            sigmas: options.sigmas.clone(),
+            steps: options.steps,
+            eta: options.eta,
+            parity: options.parity,
+            // A network of pixels sees each of them.
+            tokens: width.checked_mul(height),
+            guidance: guided.guidance,
+        };
         let settings = Settings::new(scheduler, &wishes)?;
+        let noise = options.noise;
+        if noise != Generator::default() && options.noise_in.is_some() {
+            return Err(Error::usage("--noise means nothing beside --noise-in"));
+        }
         let class = class(model, options)?;
         let (first, count) = (options.first, options.count);
-        Ok(Self { settings, height, width, channels, guidance, class, first, count })
+        Ok(Self { settings, height, width, channels, guided, noise, class, first, count })
     }
 
     /// Values of an image.
@@ -94,7 +106,13 @@ impl Setup {
         let mut conds: Vec<Cond> = (0..n as u64).map(|i| of_image(i).map_or(Cond::None, Cond::Class)).collect();
         if self.settings.config.guidance != Guidance::None {
             let null = model.classes().and_then(|classes| classes.null()).map_or(Cond::None, Cond::Class);
-            conds.extend(std::iter::repeat_n(null, n));
+            // Most rules lead away from the negative class where others lead away from none; one takes both.
+            let negative = self.guided.negative.map(Cond::Class);
+            let others = match self.settings.config.guidance.conditions() {
+                3 => [Some(null), negative],
+                _ => [Some(negative.unwrap_or(null)), None],
+            };
+            others.into_iter().flatten().for_each(|cond| conds.extend(std::iter::repeat_n(cond, n)));
         }
         conds
     }
@@ -117,23 +135,5 @@ fn class(model: &Model, options: &Options) -> Result<Option<u32>> {
         (None, _) => Ok(None),
         (Some(text), Some(classes)) => classes.find(text).map(Some),
         (Some(_), None) => Err(Error::usage(format!("--class: the model {} has no classes", model.name()))),
-    }
-}
-
-fn guidance(model: &Model, options: &Options) -> Result<f32> {
-    let guidance = options.guidance.or(model.default_guidance()).unwrap_or(1.0);
-    if !guidance.is_finite() {
-        return Err(Error::usage(format!("--guidance {guidance} is no number")));
-    }
-    if guidance == 1.0 {
-        return Ok(guidance);
-    }
-    match model.classes() {
-        None => Err(Error::usage(format!("--guidance: the model {} has no classes to be guided to", model.name()))),
-        Some(classes) if classes.null().is_none() => {
-            Err(Error::usage(format!("--guidance: the model {} has no label for \"no class\"", model.name()))
-                .hint("model_index.json may name one as null_class"))
-        }
-        Some(_) => Ok(guidance),
     }
 }

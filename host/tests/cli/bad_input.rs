@@ -35,7 +35,12 @@ fn options_out_of_range() {
 #[test]
 fn unknown_names() {
     refused(&["--sampler", "foo"], "foo");
-    refused(&["--schedule", "foo"], "foo");
+    refused(&["--schedule", "foo"], "known: linear, scaled_linear");
+    refused(&["--sampler", "euler", "--sigmas", "foo"], "known: timesteps, karras");
+    refused(&["--sampler", "euler", "--sigmas", "karras:x"], "karras:x");
+    refused(&["--sampler", "euler", "--sigmas", "beta:2"], "takes no number");
+    refused(&["--noise", "foo"], "known: philox, torch-cpu");
+    refused(&["--guidance-rule", "foo"], "known: cfg, cfg-pp");
     refused(&["--parity", "foo"], "foo");
     refused(&["--precision", "f8"], "f8");
     refused(&["--prompt", "a cat"], "--prompt");
@@ -48,6 +53,7 @@ fn unknown_names() {
 #[test]
 fn contradictions() {
     refused(&["--sampler", "ddpm", "--eta", "0"], "--eta");
+    refused(&["--sigmas", "karras"], "--sigmas means nothing to the sampler ddim");
     refused(&["--device", "0"], "--device");
     refused(&["--precision", "f16"], "f16");
     Place::new().fail(&["sample", "--backend", "reference", "--threads", "2"], 2, "--threads");
@@ -58,6 +64,15 @@ fn contradictions() {
 fn classes_and_guidance() {
     refused(&["--class", "0"], "no classes");
     refused(&["--guidance", "2"], "--guidance");
+    let guided = |more: &[&str], says: &str| refused(&[&["--model", &mednist()], more].concat(), says);
+    guided(&["--guidance-rescale", "0.7"], "--guidance-rescale means nothing without guidance");
+    guided(&["--negative", "Hand"], "--negative means nothing without guidance");
+    guided(&["--guidance", "2", "--guidance-rescale", "1.1"], "--guidance-rescale 1.1");
+    guided(&["--guidance", "2", "--guidance-interval", "0.5,0.1"], "--guidance-interval");
+    guided(&["--guidance", "2", "--guidance-interval", "0.5"], "two numbers");
+    guided(&["--guidance", "2", "--guidance-rule", "cfg-pp"], "between 0 and 1");
+    guided(&["--guidance", "2", "--guidance-rule", "perp-neg"], "give --negative");
+    guided(&["--guidance", "2", "--negative", "Foot"], "Hand");
     refused(&["--class", "7", "--model", &mednist()], "no class 7");
     refused(&["--class", "-1", "--model", &mednist()], "-1");
     refused(&["--class", "Foot", "--model", &mednist()], "Hand");
@@ -144,8 +159,8 @@ fn unknown_architectures_and_options() {
         ("unet/config.json", "\"class_embed_type\": null", "\"class_embed_type\": \"projection\""),
         ("unet/config.json", "\"mid_block_type\": \"UNetMidBlock2D\"", "\"mid_block_type\": \"Other\""),
         ("unet/config.json", "\"norm_num_groups\": 4", "\"norm_num_groups\": \"four\""),
-        ("scheduler/scheduler_config.json", "DDIMScheduler", "HeunDiscreteScheduler"),
-        ("scheduler/scheduler_config.json", "squaredcos_cap_v2", "laplace"),
+        ("scheduler/scheduler_config.json", "DDIMScheduler", "VQDiffusionScheduler"),
+        ("scheduler/scheduler_config.json", "squaredcos_cap_v2", "gaussian"),
         ("scheduler/scheduler_config.json", "\"leading\"", "\"trailing2\""),
         ("scheduler/scheduler_config.json", "\"epsilon\"", "\"flow\""),
     ];
@@ -155,6 +170,70 @@ fn unknown_architectures_and_options() {
         model.replace(file, from, to);
         let named = to.rsplit(": ").next().unwrap().trim_matches('"');
         model.fails(named);
+    }
+}
+
+/// One line that names the key, what it holds and what it may hold.
+#[test]
+fn scheduler_configs_that_can_t_be_followed() {
+    let place = Place::new();
+    for (config, says) in [
+        (r#"{}"#, "_class_name is nothing, expected a scheduler's name; known: DDPMScheduler"),
+        (r#"{"_class_name": 1}"#, "_class_name is 1, expected a text"),
+        (r#"{"_class_name": "ScoreSdeVeScheduler"}"#, "ScoreSdeVeScheduler, which unfog does not know; known: DDPM"),
+        (r#"{"_class_name": "PNDMScheduler", "skip_prk_steps": 1}"#, "skip_prk_steps is 1, expected false or true"),
+        (r#"{"_class_name": "DDPMScheduler", "variance_type": "fixed"}"#, "variance_type is \"fixed\", expected"),
+        (r#"{"_class_name": "DDPMScheduler", "beta_start": null}"#, "beta_start is null, expected a number"),
+        (r#"{"_class_name": "DDPMScheduler", "beta_start": -Infinity}"#, "beta_start is \"-Infinity\", expected"),
+        (r#"{"_class_name": "DDPMScheduler", "trained_betas": [0.1, "a"]}"#, "trained_betas is [0.1,\"a\"]"),
+        (r#"{"_class_name": "EulerDiscreteScheduler", "interpolation_type": "cubic"}"#, "\"linear\" or \"log_linear\""),
+        (r#"{"_class_name": "EulerDiscreteScheduler", "timestep_type": "odd"}"#, "\"discrete\" or \"continuous\""),
+        (
+            r#"{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true, "use_beta_sigmas": true}"#,
+            "use_beta_sigmas is true, expected false",
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver+"}"#,
+            "algorithm_type is \"dpmsolver+\", expected dpmsolver or dpmsolver++ or sde-dpmsolver++",
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}"#,
+            "solver_order is 4, expected 2 or 3 beside algorithm_type dpmsolver++",
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver", "thresholding": true}"#,
+            "thresholding is true, expected false",
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": true}"#,
+            "prediction_type is \"epsilon\", expected \"flow_prediction\"",
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"}"#,
+            "prediction_type is \"flow_prediction\", expected \"epsilon\"",
+        ),
+        (r#"{"_class_name": "UniPCMultistepScheduler", "predict_x0": false}"#, "predict_x0 is false, expected true"),
+        (r#"{"_class_name": "UniPCMultistepScheduler", "disable_corrector": [0]}"#, "disable_corrector is [0]"),
+        (r#"{"_class_name": "UniPCMultistepScheduler", "shift_terminal": 0.1}"#, "shift_terminal is 0.1"),
+        (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": true}"#, "invert_sigmas is true"),
+        (r#"{"_class_name": "EDMEulerScheduler", "sigma_schedule": "linear"}"#, "\"karras\" or \"exponential\""),
+        (r#"{"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}"#, "expected \"epsilon\""),
+        (r#"{"_class_name": "DDPMScheduler""#, "is no JSON"),
+        (r#"["DDPMScheduler"]"#, "no JSON object"),
+    ] {
+        std::fs::write(place.path("config.json"), config).unwrap();
+        place.fail(&["schedule", "--steps", "5", "--config", "config.json"], 1, says);
+    }
+    // Values that are of the right kind, but can't be run.
+    for (config, says) in [
+        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 3}"#, "5 steps"),
+        (r#"{"_class_name": "DDPMScheduler", "beta_end": 2}"#, "beta"),
+        (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": -1}"#, "shift -1"),
+        (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#, "--tokens"),
+        (r#"{"_class_name": "LCMScheduler", "original_inference_steps": 4}"#, "5 steps"),
+    ] {
+        std::fs::write(place.path("config.json"), config).unwrap();
+        place.fail(&["schedule", "--steps", "5", "--config", "config.json"], 2, says);
     }
 }
 

@@ -60,9 +60,57 @@ fn schedules_are_those_of_diffusers() {
     place.succeed(&["schedule", "--steps", "5", "--plot", "a.svg"]);
     place.succeed(&["schedule", "--steps", "5", "--plot", "a.png"]);
     let svg = String::from_utf8(place.read("a.svg")).unwrap();
-    // A dot a step on each of the two curves.
-    assert_eq!((svg.matches("<circle").count(), svg.matches("<polyline").count()), (10, 2));
+    // A dot a step on each of the three curves: signal, noise and sigma.
+    assert_eq!(svg.matches("<circle").count(), 15);
     assert_eq!(load(&place.path("a.png")).unwrap().channels(), 3);
+}
+
+/// Where DDIM and DDPM lead, by hand from the table of alpha-bars.
+#[test]
+fn schedules_print_coefficients() {
+    let place = Place::new();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let close = |got: &Value, want: f64| assert!((number(got) - want).abs() < 1e-5, "{got} {want}");
+    let ddim = json(&place, &["schedule", "--steps", "4", "--eta", "0.5", "--json"]);
+    let alpha = |t: usize| number(&ddim["alpha_bar"][t]);
+    let (a, to) = (alpha(500), alpha(250));
+    let row = &ddim["steps"][1];
+    let drawn = 0.5 * ((1.0 - to) / (1.0 - a) * (1.0 - a / to)).sqrt();
+    close(&row["signal"], a.sqrt());
+    close(&row["noise"], (1.0 - a).sqrt());
+    close(&row["snr"], a / (1.0 - a));
+    close(&row["sigma"], ((1.0 - a) / a).sqrt());
+    close(&row["coefficients"]["x0"], to.sqrt());
+    close(&row["coefficients"]["eps"], (1.0 - to - drawn * drawn).sqrt());
+    close(&row["coefficients"]["noise"], drawn);
+    assert!(row["coefficients"].get("x").is_none() && row.get("first_order").is_none());
+    // Ho et al. 2020, equation 7, for the step from 500 to 250.
+    let ddpm = json(&place, &["schedule", "--steps", "4", "--sampler", "ddpm", "--json"]);
+    let (row, beta) = (&ddpm["steps"][1]["coefficients"], 1.0 - a / to);
+    close(&row["x0"], to.sqrt() * beta / (1.0 - a));
+    close(&row["x"], (a / to).sqrt() * (1.0 - to) / (1.0 - a));
+    close(&row["noise"], ((1.0 - to) / (1.0 - a) * beta).sqrt());
+    // Karras et al. 2022, equation 5, between the ends of the table.
+    let solver = json(&place, &["schedule", "--steps", "5", "--sampler", "dpmpp-2m", "--sigmas", "karras:5", "--json"]);
+    assert_eq!(solver["sigmas"], "karras:5");
+    let sigma = |t: usize| ((1.0 - alpha(t)) / alpha(t)).sqrt();
+    for (i, row) in solver["steps"].as_array().unwrap().iter().enumerate() {
+        let (high, low) = (sigma(999).powf(0.2), sigma(0).powf(0.2));
+        let want = (high + i as f64 / 4.0 * (low - high)).powf(5.0);
+        // 1 - 0.9999 in f32 keeps three digits; the fifth root has four.
+        assert!((number(&row["sigma"]) / want - 1.0).abs() < 1e-4, "{row} {want}");
+        assert!(row["first_order"]["x0"].is_number() && row.get("coefficients").is_none());
+    }
+    // Where no signal is left there is no sigma that JSON could hold.
+    std::fs::write(place.path("flow.json"), r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#).unwrap();
+    let flow = json(&place, &["schedule", "--config", "flow.json", "--steps", "2", "--json"]);
+    assert!(flow["steps"][0]["sigma"].is_null());
+    assert_eq!((flow["steps"][0]["timestep"].as_u64(), flow["steps"][1]["timestep"].as_u64()), (Some(1000), Some(1)));
+    for plot in ["a.png", "a.svg"] {
+        place.succeed(&["schedule", "--config", "flow.json", "--steps", "3", "--plot", plot]);
+    }
+    let text = place.succeed(&["schedule", "--steps", "3", "--sampler", "ddpm"]);
+    assert!(text.lines().next().unwrap().ends_with("* x        * x0       * z"), "{text}");
 }
 
 #[test]

@@ -104,6 +104,126 @@ fn classes_come_in_turn_or_by_name() {
     assert_eq!(place.read("zero"), place.read("no-class"));
 }
 
+#[test]
+fn sigmas_and_noise_change_the_picture_and_go_into_the_recipe() {
+    let place = Place::new();
+    let run = |name: &str, more: &[&str]| {
+        let out = format!("{name}.png");
+        // With 3 steps `simple` would be `uniform`.
+        let run = ["sample", "--backend", "cpu", "--steps", "4", "--quiet", "--latents-out", name, "--out", &out];
+        place.succeed(&[&run[..], more].concat());
+        Recipe::read(&place.path(&out)).unwrap()
+    };
+    let plain = run("plain", &[]);
+    assert_eq!((plain.sigmas, plain.noise.as_deref()), (None, Some("philox")));
+    let euler = run("euler", &["--sampler", "euler"]);
+    assert_eq!((euler.sampler.as_str(), euler.sigmas.as_deref()), ("euler", Some("timesteps")));
+    let mut seen = vec![place.read("euler")];
+    let names = [
+        "karras",
+        "exponential",
+        "polyexponential:2",
+        "beta",
+        "vp",
+        "ays-sd15",
+        "ays-sdxl",
+        "ays-svd",
+        "uniform",
+        "simple",
+    ];
+    for (i, name) in [&names[..], &["kl-optimal", "karras:3"]].concat().into_iter().enumerate() {
+        let latents = format!("sigmas{i}");
+        assert_eq!(run(&latents, &["--sampler", "euler", "--sigmas", name]).sigmas.as_deref(), Some(name));
+        let bytes = place.read(&latents);
+        assert!(!seen.contains(&bytes), "{name}");
+        seen.push(bytes);
+    }
+    let mut seen = vec![place.read("plain")];
+    for name in ["torch-cpu", "torch-cuda"] {
+        assert_eq!(run(name, &["--noise", name]).noise.as_deref(), Some(name));
+        assert!(!seen.contains(&place.read(name)), "{name}");
+        seen.push(place.read(name));
+    }
+    // Image 0 of the lattice is that of the default, image 1 is not.
+    run("lattice", &["--noise", "lattice"]);
+    assert_eq!(place.read("lattice"), place.read("plain"));
+    run("second", &["--first", "1"]);
+    run("lattice-second", &["--first", "1", "--noise", "lattice"]);
+    assert_ne!(place.read("lattice-second"), place.read("second"));
+}
+
+/// A path of Brownian motion is the same however many steps walk along it: the picture settles as steps are added.
+#[test]
+fn brownian_noise_makes_one_picture_of_many_steps() {
+    let place = Place::new();
+    let run = |noise: &str, steps: &str| {
+        place.succeed(&[
+            "sample",
+            "--backend",
+            "cpu",
+            "--quiet",
+            "--sampler",
+            "dpmpp-2m-sde",
+            "--sigmas",
+            "karras",
+            "--count",
+            "4",
+            "--noise",
+            noise,
+            "--steps",
+            steps,
+            "--latents-out",
+            "x0",
+        ]);
+        latents(&place.read("x0")).1
+    };
+    let apart = |noise: &str| {
+        let (few, many) = (run(noise, "60"), run(noise, "120"));
+        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+        square(&mut few.iter().zip(&many).map(|(a, b)| a - b)) / square(&mut many.iter().copied())
+    };
+    let (path, fresh) = (apart("brownian"), apart("philox"));
+    println!("from 60 to 120 steps: {path:.3} along a path, {fresh:.3} with fresh noise");
+    assert!(path < 0.6 * fresh, "{path} {fresh}");
+}
+
+#[test]
+fn every_rule_of_guidance_is_another_and_goes_into_the_recipe() {
+    let place = Place::new();
+    let model = models().join("mednist-ddpm").display().to_string();
+    let run = |name: &str, more: &[&str]| {
+        let out = format!("{name}.png");
+        let run =
+            ["sample", "--model", &model, "--backend", "cpu", "--steps", "2", "--size", "16x16", "--class", "Hand"];
+        place.succeed(&[&run[..], &["--quiet", "--latents-out", name, "--out", &out], more].concat());
+        (Recipe::read(&place.path(&out)).unwrap(), place.read(name))
+    };
+    let (plain, off) = run("off", &[]);
+    assert_eq!((plain.guidance, plain.guidance_rule), (1.0, None));
+    let mut seen = vec![off];
+    let cases: [(&str, &[&str]); 8] = [
+        ("cfg", &["--guidance", "2"]),
+        ("cfg-pp", &["--guidance", "0.6"]),
+        ("apg", &["--guidance", "2"]),
+        ("zero-star", &["--guidance", "2"]),
+        ("perp-neg", &["--guidance", "2", "--negative", "CXR"]),
+        ("cfg", &["--guidance", "2", "--negative", "CXR"]),
+        ("cfg", &["--guidance", "2", "--guidance-rescale", "0.7"]),
+        ("cfg", &["--guidance", "2", "--guidance-interval", "0,0.5"]),
+    ];
+    for (i, (rule, more)) in cases.into_iter().enumerate() {
+        let (recipe, latents) = run(&format!("case{i}"), &[&["--guidance-rule", rule], more].concat());
+        assert_eq!(recipe.guidance_rule.as_deref(), Some(rule));
+        assert_eq!(recipe.negative, more.contains(&"CXR").then_some(2));
+        assert_eq!(recipe.guidance_rescale, more.contains(&"0.7").then_some(0.7));
+        assert_eq!(recipe.guidance_interval, more.contains(&"0,0.5").then_some([0.0, 0.5]));
+        assert!(!seen.contains(&latents), "{rule} {more:?}");
+        seen.push(latents);
+    }
+    // The whole interval is no interval.
+    assert_eq!(run("whole", &["--guidance", "2", "--guidance-interval", "0,1"]).1, seen[1]);
+}
+
 /// The noise of the seed, given as a file, makes the same picture.
 #[test]
 fn given_noise_takes_the_place_of_the_seed() {
