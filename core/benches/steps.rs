@@ -8,11 +8,12 @@
 //! - 1 where it draws noise (to add it; making it counts as the noise's).
 //!
 //! The table at the end holds the bytes that this makes over the time of a step, as a share of what copying
-//! (`copy_from_slice`, one thread) moves in the same run when source and destination have as many bytes together: the best
-//! sample of both.
+//! (`copy_from_slice`, one thread) moves when source and destination have as many bytes together. Copies are made after each
+//! run of the sampler, and the shortest step is compared with the shortest copy: what other programs take meanwhile lengthens
+//! both, and seldom all.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
@@ -78,8 +79,23 @@ fn values_moved(sampler: &Sampler) -> usize {
     4 * usize::from(sampler.evaluations) + read + written + drawn
 }
 
-/// The mean time of the timed steps of a run.
-fn run(config: &Config, sampler: &Sampler) -> Duration {
+/// The sum of times and the shortest of them.
+struct Times(Duration, Duration);
+
+impl Times {
+    const NONE: Times = Times(Duration::ZERO, Duration::MAX);
+
+    fn time<T>(&mut self, what: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = what();
+        let time = start.elapsed();
+        *self = Times(self.0 + time, self.1.min(time));
+        result
+    }
+}
+
+/// Times the steps of a run.
+fn run(config: &Config, sampler: &Sampler, times: &mut Times) {
     let (mut alpha_bar, mut timesteps) = (vec![0.0; config.train_steps], vec![0; STEPS]);
     let mut levels = vec![Level::default(); sampler.levels(STEPS)];
     let schedule = Schedule::for_sampler(config, sampler, &mut alpha_bar, &mut timesteps, &mut levels);
@@ -89,67 +105,56 @@ fn run(config: &Config, sampler: &Sampler) -> Duration {
     let mut chain = Chain::new(config, sampler, schedule, batch, &mut memory).expect("the batch is valid");
     let mut network = Still(false);
     chain.init(&mut Silent).expect("there is noise");
-    let mut step = || chain.step(&mut network, &mut Silent).expect("all is finite");
-    (0..TIMED.start).for_each(|_| assert!(step().is_some()));
-    let start = Instant::now();
-    TIMED.for_each(|_| assert!(step().is_some()));
-    start.elapsed() / TIMED.len() as u32
+    let mut step = || assert!(chain.step(&mut network, &mut Silent).expect("all is finite").is_some());
+    (0..TIMED.start).for_each(|_| step());
+    TIMED.for_each(|_| times.time(&mut step));
 }
 
-/// Runs `once` as criterion wants and keeps the shortest of its times.
-fn measure(criterion: &mut Criterion, name: &str, values: usize, mut once: impl FnMut() -> Duration) -> Duration {
-    let mut best = Duration::MAX;
+/// Times copies that read and write `values` values together for each value of an image.
+fn copy(values: usize, times: &mut Times) {
+    let (from, mut to) = (vec![1.0_f32; values * LEN / 2], vec![0.0_f32; values * LEN / 2]);
+    for _ in TIMED {
+        times.time(|| black_box(&mut to[..]).copy_from_slice(black_box(&from)));
+    }
+}
+
+/// Has criterion measure the steps of a run; returns the shortest copy and the shortest step.
+fn measure(criterion: &mut Criterion, config: &Config, sampler: &Sampler) -> [Duration; 2] {
+    let values = values_moved(sampler);
+    let (mut copies, mut steps) = (Times::NONE, Times::NONE);
     let mut group = criterion.benchmark_group("steps");
-    group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+    group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(1));
     group.throughput(Throughput::Bytes((4 * values * LEN) as u64));
+    let name = if config.clip == Clip::None { sampler.name.into() } else { format!("{}/clipped", sampler.name) };
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|count| {
-            let times = (0..count).map(|_| once());
-            times.inspect(|&time| best = best.min(time)).sum()
+            let before = steps.0;
+            for _ in 0..count {
+                run(config, sampler, &mut steps);
+                copy(values, &mut copies);
+            }
+            (steps.0 - before) / TIMED.len() as u32
         });
     });
     group.finish();
-    best
+    [copies.1, steps.1]
 }
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let mut copies = BTreeMap::new();
-    let mut copy = |criterion: &mut Criterion, values: usize| {
-        *copies.entry(values).or_insert_with(|| {
-            let (from, mut to) = (vec![1.0_f32; values * LEN / 2], vec![0.0_f32; values * LEN / 2]);
-            measure(criterion, &format!("copy/{values}"), values, || {
-                let start = Instant::now();
-                (0..4).for_each(|_| std::hint::black_box(&mut to[..]).copy_from_slice(std::hint::black_box(&from)));
-                start.elapsed() / 4
-            })
-        })
-    };
     let config = Config { steps: STEPS, prediction: PredictionType::Epsilon, ..Config::default() };
     let mut table = vec![];
     for sampler in REGISTRY {
-        let values = values_moved(sampler);
-        let times = [Clip::None, Clip::Range(1.0)].map(|clip| {
-            let config = Config { clip, ..config };
-            let name = if clip == Clip::None { "" } else { "/clipped" };
-            measure(&mut criterion, &format!("{}{name}", sampler.name), values, || run(&config, sampler))
-        });
-        table.push((sampler.name, values, copy(&mut criterion, values), times));
+        for clip in [Clip::None, Clip::Range(1.0)] {
+            table.push((sampler, clip, measure(&mut criterion, &Config { clip, ..config }, sampler)));
+        }
     }
-    println!(
-        "{:18} {:>6} {:>9} {:>9} {:>6} {:>9} {:>6}",
-        "sampler", "values", "copy", "step", "share", "clipped", "share"
-    );
-    for (name, values, copy, [plain, clipped]) in table {
-        let share = |time: Duration| format!("{:.0} %", 100.0 * copy.as_secs_f64() / time.as_secs_f64());
-        let ms = |time: Duration| format!("{:.2} ms", 1e3 * time.as_secs_f64());
-        println!(
-            "{name:18} {values:6} {:>9} {:>9} {:>6} {:>9} {:>6}",
-            ms(copy),
-            ms(plain),
-            share(plain),
-            ms(clipped),
-            share(clipped)
-        );
+    println!("| sampler | clips | values moved | copy, ms | step, ms | share of copy bandwidth |");
+    println!("|---|---|---|---|---|---|");
+    for (sampler, clip, times) in table {
+        let [copy, step] = times.map(|time| 1e3 * time.as_secs_f64());
+        let (name, clips) = (sampler.name, if clip == Clip::None { "no" } else { "yes" });
+        let values = values_moved(sampler);
+        println!("| {name} | {clips} | {values} | {copy:.2} | {step:.2} | {:.0} % |", 100.0 * copy / step);
     }
 }

@@ -27,8 +27,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     if s.config.variance == Variance::LearnedRange {
         at.log_var_range = Some([ln(small), ln(posterior.beta.max(MIN_VARIANCE))]);
     }
-    let p = s.model.predict(s.x, at)?;
-    posterior.mean(p.x0, s.x);
+    s.model.predict_each(s.x, at, &mut |_, x, p| posterior.mean(p.x0, x))?;
     if !noisy {
         return Ok(());
     }

@@ -12,7 +12,5 @@ use super::{At, Halt, Step};
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (from, to) = s.levels();
-    let p = s.model.predict(s.x, At::level(from))?;
-    mix(s.x, 0.0, [(to.signal, p.x0), (to.noise, p.eps)]);
-    Ok(())
+    s.model.predict_each(s.x, At::level(from), &mut |_, x, p| mix(x, 0.0, [(to.signal, p.x0), (to.noise, p.eps)]))
 }

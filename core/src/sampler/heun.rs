@@ -13,17 +13,19 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let (keep, add) = transfer(from, to);
     let (start, first) = s.history.split_at_mut(s.x.len());
-    start.copy_from_slice(s.x);
-    let p = s.model.predict(s.x, At::level(from))?;
-    first.copy_from_slice(p.x0);
-    mix(s.x, keep, [(add, first)]);
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        start[range.clone()].copy_from_slice(x);
+        first[range].copy_from_slice(p.x0);
+        mix(x, keep, [(add, p.x0)]);
+    })?;
     if to.noise <= 0.0 {
         return Ok(());
     }
-    let p = s.model.predict(s.x, At::level(to))?;
     // x' = x'_Euler + scale' * (sigma' - sigma) / 2 * (d' - d), with d' of Euler's x' and its prediction.
     let half = 0.5 * scale_to * (sigma_to - sigma);
     let (d, d_to) = (half / sigma, half / sigma_to);
-    mix(s.x, 1.0 + d_to / scale_to, [(-d / scale, start), (d, first), (-d_to, p.x0)]);
-    Ok(())
+    let (keep, of_start) = (1.0 + d_to / scale_to, -d / scale);
+    s.model.predict_each(s.x, At::level(to), &mut |range, x, p| {
+        mix(x, keep, [(of_start, &start[range.clone()]), (d, &first[range]), (-d_to, p.x0)]);
+    })
 }
