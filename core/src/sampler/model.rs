@@ -157,10 +157,14 @@ impl Model<'_> {
         let Config { prediction, clip, .. } = *self.config;
         let (values, level) = (self.x0.len(), [at.signal, at.noise]);
         let x0 = &mut self.x0[range.clone()];
-        if !prediction.split(level, x, &mut self.out[range.clone()], x0) {
+        // A fixed range costs nothing beside the split.
+        let within = if let Clip::Range(range) = clip { range } else { f32::INFINITY };
+        if !prediction.split_within(within, level, x, &mut self.out[range.clone()], x0) {
             return Err(not_finite(self.first_image, range.start / self.len));
         }
-        clip.apply(x0, self.scratch);
+        if let Clip::Dynamic { .. } = clip {
+            clip.apply(x0, self.scratch);
+        }
         if guided.is_some() {
             prediction.noise(level, x, &mut self.out[values + range.start..values + range.end]);
         }
