@@ -40,7 +40,7 @@ mod tests;
 mod unipc;
 
 pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};
-pub use model::{At, Model};
+pub use model::{At, Model, Update};
 pub(crate) use model::{Evaluate, Failed};
 
 use crate::config::Config;

@@ -72,6 +72,9 @@ pub(crate) trait Evaluate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed(pub(crate) ());
 
+/// What becomes of a piece of a batch: its place in the batch, its part of x, and of the prediction.
+pub type Update<'u> = &'u mut dyn FnMut(Range<usize>, &mut [f32], Prediction<'_>);
+
 /// Values that are taken through all that stands between an evaluation and the step's end at once: they stay in the nearest
 /// cache meanwhile.
 const BLOCK: usize = 1024;
@@ -86,17 +89,12 @@ impl Model<'_> {
         Ok(self.prediction(0..self.x0.len(), guided, at))
     }
 
-    /// The same, and then `update(range, x, prediction)` for one piece of the batch after the other: its place in the batch, its
-    /// part of `x`, and of the prediction. Goes over memory once where [`Model::predict`] and an update go twice.
+    /// The same, and then `update` for one piece of the batch after the other. Goes over memory once where
+    /// [`Model::predict`] and an update go twice.
     ///
     /// # Errors
     /// Those of the evaluation. The pieces before one that is not finite have been updated by then.
-    pub fn predict_each(
-        &mut self,
-        x: &mut [f32],
-        at: At,
-        update: &mut dyn FnMut(Range<usize>, &mut [f32], Prediction<'_>),
-    ) -> Result<(), Halt> {
+    pub fn predict_each(&mut self, x: &mut [f32], at: At, update: Update<'_>) -> Result<(), Halt> {
         let guided = self.evaluate(x, at)?;
         for range in self.blocks() {
             let x = x.get_mut(range.clone()).unwrap_or_default();
