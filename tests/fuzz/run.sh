@@ -45,8 +45,7 @@ for ((i = 0; i < ${#targets[@]}; i += 2)); do
     for job in "${jobs[@]}"; do
         target=${job% *}
         if wait "${job#* }"; then
-            grep -E 'number_of_executed_units|peak_rss' "$TMPDIR/$target.log" | sed "s/^/$target: /"
-            grep -E ' (DONE|INITED) ' "$TMPDIR/$target.log" | sed "s/^/$target: /"
+            grep -E 'DONE|peak_rss' "$TMPDIR/$target.log" | sed "s/^/$target: /"
         else
             failed=1
             echo "$target failed:" >&2
