@@ -64,34 +64,48 @@ impl PredictionType {
     ///
     /// False when a value of `x0` is not finite. If one of `out` isn't, neither is that of `x0`.
     #[must_use]
-    pub fn split(self, [signal, noise]: [f32; 2], x: &[f32], out: &mut [f32], x0: &mut [f32]) -> bool {
+    pub fn split(self, level: [f32; 2], x: &[f32], out: &mut [f32], x0: &mut [f32]) -> bool {
+        self.split_within(f32::INFINITY, level, x, out, x0)
+    }
+
+    /// The same with an image that is clipped to the magnitude `range`. A value of it that was not finite before counts.
+    #[must_use]
+    pub(crate) fn split_within(
+        self,
+        range: f32,
+        [signal, noise]: [f32; 2],
+        x: &[f32],
+        out: &mut [f32],
+        x0: &mut [f32],
+    ) -> bool {
         let values = x.iter().zip(out).zip(x0);
+        let put = |x0: &mut f32, value: f32| {
+            *x0 = limit(value, range);
+            value
+        };
         match self {
-            Self::Epsilon => finite(values.map(|((&x, out), x0)| {
-                *x0 = (x - noise * *out) / signal;
-                *x0
-            })),
+            Self::Epsilon => finite(values.map(|((&x, out), x0)| put(x0, (x - noise * *out) / signal))),
             Self::Sample => finite(values.map(|((&x, out), x0)| {
-                *x0 = *out;
-                *out = (x - signal * *x0) / noise;
-                *x0
+                let image = *out;
+                *out = (x - signal * image) / noise;
+                put(x0, image)
             })),
             Self::Velocity => finite(values.map(|((&x, out), x0)| {
-                *x0 = signal * x - noise * *out;
+                let image = signal * x - noise * *out;
                 *out = signal * *out + noise * x;
-                *x0
+                put(x0, image)
             })),
             Self::Flow => finite(values.map(|((&x, out), x0)| {
-                *x0 = x - noise * *out;
+                let image = x - noise * *out;
                 *out = x + signal * *out;
-                *x0
+                put(x0, image)
             })),
             Self::Edm { sigma_data } => {
                 let keep = sigma_data * sigma_data * signal;
                 finite(values.map(|((&x, out), x0)| {
-                    *x0 = keep * x + sigma_data * noise * *out;
+                    let image = keep * x + sigma_data * noise * *out;
                     *out = noise * x - sigma_data * signal * *out;
-                    *x0
+                    put(x0, image)
                 }))
             }
         }
@@ -273,6 +287,27 @@ mod tests {
         }
         for (ratio, max) in [(f32::NAN, 1.0), (1.5, 1.0), (0.5, 0.5), (0.5, f32::INFINITY)] {
             assert!(!Clip::Dynamic { ratio, max }.is_valid());
+        }
+    }
+
+    #[test]
+    fn splitting_and_clipping_are_one() {
+        for kind in ALL {
+            let (x, said) = ([1.5, -2.0, 0.25, 0.0, 9.0], [0.5, 1.0, -1.0, -0.0, -7.0]);
+            let (mut out, mut x0, mut within) = (said, [0.0; 5], [0.0; 5]);
+            assert!(kind.split(level(kind), &x, &mut out, &mut x0));
+            Clip::Range(1.0).apply(&mut x0, &mut []);
+            let mut again = said;
+            assert!(kind.split_within(1.0, level(kind), &x, &mut again, &mut within));
+            assert_eq!(
+                (out.map(f32::to_bits), x0.map(f32::to_bits)),
+                (again.map(f32::to_bits), within.map(f32::to_bits))
+            );
+            // What clipping would hide is noticed.
+            assert!(
+                !kind.split_within(1.0, level(kind), &[0.1; 2], &mut [0.0, f32::INFINITY], &mut [0.0; 2]),
+                "{kind:?}"
+            );
         }
     }
 

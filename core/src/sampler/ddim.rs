@@ -20,9 +20,10 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     // With eta 1 rounding can leave a negative difference.
     let (signal, direction) = (sqrt(a_next), sqrt((1.0 - a_next - sigma * sigma).max(0.0)));
 
-    let p = s.model.predict(s.x, At::new(t, a))?;
-    for ((x, &x0), &eps) in s.x.iter_mut().zip(p.x0).zip(p.eps) {
-        *x = signal * x0 + direction * eps;
-    }
+    s.model.predict_each(s.x, At::new(t, a), &mut |_, x, p| {
+        for ((x, &x0), &eps) in x.iter_mut().zip(p.x0).zip(p.eps) {
+            *x = signal * x0 + direction * eps;
+        }
+    })?;
     if s.config.eta > 0.0 { s.add_noise(sigma) } else { Ok(()) }
 }

@@ -23,7 +23,6 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
         return Err(Halt::NonFinite { image: s.model.first_image });
     }
     let a_to = f64::from(s.alpha_bar(t));
-    let p = s.model.predict(s.x, At::new(t, a))?;
-    mix(s.x, 0.0, [(sqrt(a_to), p.x0), (sqrt(1.0 - a_to), p.eps)]);
-    Ok(())
+    let (signal, noise) = (sqrt(a_to), sqrt(1.0 - a_to));
+    s.model.predict_each(s.x, At::new(t, a), &mut |_, x, p| mix(x, 0.0, [(signal, p.x0), (noise, p.eps)]))
 }

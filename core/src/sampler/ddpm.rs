@@ -30,8 +30,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
         (Variance::Learned, Parity::Table) => Some(Learned::Logarithm),
         _ => None,
     };
-    let p = s.model.predict(s.x, at)?;
-    posterior.mean(p.x0, s.x);
+    s.model.predict_each(s.x, at, &mut |_, x, p| posterior.mean(p.x0, x))?;
     if !noisy {
         return Ok(());
     }

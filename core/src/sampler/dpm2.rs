@@ -28,21 +28,22 @@ pub(super) fn midpoint(s: &mut Step<'_>, from: Level, to: Level) -> Result<(), H
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let middle = s.level_at(sqrt(sigma * sigma_to));
     let (scale_middle, _) = s.unit(middle);
-    let p = s.model.predict(s.x, At::level(from))?;
-    if to.noise <= 0.0 {
-        let (keep, add) = transfer(from, to);
-        mix(s.x, keep, [(add, p.x0)]);
+    let last = to.noise <= 0.0;
+    let (keep, add) = transfer(from, if last { to } else { middle });
+    let start = &mut *s.history;
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        start[range].copy_from_slice(x);
+        mix(x, keep, [(add, p.x0)]);
+    })?;
+    if last {
         return Ok(());
     }
-    s.history.copy_from_slice(s.x);
-    let (keep, add) = transfer(from, middle);
-    mix(s.x, keep, [(add, p.x0)]);
-    let p = s.model.predict(s.x, At::level(middle))?;
     // (x_m - scale_m * x0) / noise_m is the derivative; the difference comes first (see `derivative`).
     let keep = (scale_to / scale) as f32;
     let (reach, scale) = ((scale_to * (sigma_to - sigma) / middle.noise) as f32, scale_middle as f32);
-    for ((x, &start), &x0) in s.x.iter_mut().zip(s.history.iter()).zip(p.x0) {
-        *x = keep * start + reach * (*x - scale * x0);
-    }
-    Ok(())
+    s.model.predict_each(s.x, At::level(middle), &mut |range, x, p| {
+        for ((x, &start), &x0) in x.iter_mut().zip(&start[range]).zip(p.x0) {
+            *x = keep * start + reach * (*x - scale * x0);
+        }
+    })
 }

@@ -156,25 +156,28 @@ fn step(s: &mut Step<'_>, order: usize, form: Form, kind: Kind) -> Result<(), Ha
     };
     let slot = |ago: usize| (s.index + slots - ago) % slots * values;
 
-    let p = s.model.predict(s.x, At::level(from))?;
-    let m0 = if kind == Kind::Noise { p.eps } else { p.x0 };
-    match order {
-        1 => mix(s.x, keep, [(first, m0)]),
-        2 => {
-            let m1 = &s.history[slot(1)..][..values];
-            let d = a * d1 / r0;
-            mix(s.x, keep, [(first + d, m0), (-d, m1)]);
-        }
+    // What is taken of each difference, d0 = (m0 - m1) / r0 and d1 = (m1 - m2) / r1.
+    let (k0, k1) = match order {
+        1 => (0.0, 0.0),
+        2 => (a * d1 / r0, 0.0),
         _ => {
-            let (m1, m2) = (&s.history[slot(1)..][..values], &s.history[slot(2)..][..values]);
-            // D1 = d0 + r0 / (r0 + r1) * (d0 - d1), D2 = (d0 - d1) / (r0 + r1), d0 = (m0 - m1) / r0, d1 = (m1 - m2) / r1.
+            // D1 = d0 + r0 / (r0 + r1) * (d0 - d1), D2 = (d0 - d1) / (r0 + r1).
             let sum = r0 + r1;
             let (of_d0, of_d1) = (d1 * (1.0 + r0 / sum) + d2 / sum, -(d1 * r0 + d2) / sum);
-            let (k0, k1) = (a * of_d0 / r0, a * of_d1 / r1);
-            mix(s.x, keep, [(first + k0, m0), (k1 - k0, m1), (-k1, m2)]);
+            (a * of_d0 / r0, a * of_d1 / r1)
         }
-    }
-    let place = slot(0);
-    s.history[place..][..values].copy_from_slice(m0);
+    };
+    // With two slots that of m2 becomes m0's, and with one that of m1.
+    let ([at0, at1, at2], history) = ([slot(0), slot(1), slot(slots)], &mut *s.history);
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        let m0 = if kind == Kind::Noise { p.eps } else { p.x0 };
+        let (m1, m2) = (&history[at1..][range.clone()], &history[at2..][range.clone()]);
+        match order {
+            1 => mix(x, keep, [(first, m0)]),
+            2 => mix(x, keep, [(first + k0, m0), (-k0, m1)]),
+            _ => mix(x, keep, [(first + k0, m0), (k1 - k0, m1), (-k1, m2)]),
+        }
+        history[at0..][range].copy_from_slice(m0);
+    })?;
     if kind == Kind::Sde { s.add_noise((to.noise * wide::sqrt(e)) as f32) } else { Ok(()) }
 }

@@ -19,16 +19,18 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (keep, add) = transfer(from, to);
     let (_, sigma) = s.unit(Level { noise: sqrt(from.sigma() * to.sigma()), signal: 1.0, ..to });
     let middle = s.level_at(sigma);
-    let p = s.model.predict(s.x, At::level(from))?;
     // Pure noise has no lambda, and what ends without noise neither: one evaluation, order 1.
     if to.noise <= 0.0 || from.signal <= 0.0 {
-        mix(s.x, keep, [(add, p.x0)]);
+        s.model.predict_each(s.x, At::level(from), &mut |_, x, p| mix(x, keep, [(add, p.x0)]))?;
     } else {
-        s.history.copy_from_slice(s.x);
-        let (keep_middle, add_middle) = transfer(from, middle);
-        mix(s.x, keep_middle, [(add_middle, p.x0)]);
-        let p = s.model.predict(s.x, At::level(middle))?;
-        mix(s.x, 0.0, [(keep, &*s.history), (add, p.x0)]);
+        let (start, (keep_middle, add_middle)) = (&mut *s.history, transfer(from, middle));
+        s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+            start[range].copy_from_slice(x);
+            mix(x, keep_middle, [(add_middle, p.x0)]);
+        })?;
+        s.model.predict_each(s.x, At::level(middle), &mut |range, x, p| {
+            mix(x, 0.0, [(keep, &start[range]), (add, p.x0)]);
+        })?;
     }
     if next.noise > 0.0 { s.add_noise((next.noise * drawn) as f32) } else { Ok(()) }
 }

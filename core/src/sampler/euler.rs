@@ -19,7 +19,5 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
 /// The step, with x at the level `from`.
 pub(super) fn starting(s: &mut Step<'_>, from: Level) -> Result<(), Halt> {
     let (_, to) = s.levels();
-    let p = s.model.predict(s.x, At::level(from))?;
-    mix(s.x, 0.0, [(to.signal, p.x0), (to.noise, p.eps)]);
-    Ok(())
+    s.model.predict_each(s.x, At::level(from), &mut |_, x, p| mix(x, 0.0, [(to.signal, p.x0), (to.noise, p.eps)]))
 }

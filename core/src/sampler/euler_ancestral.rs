@@ -14,7 +14,7 @@ use crate::config::Parity;
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (from, to) = s.levels();
     let (stays, drawn) = renewal(from, to, 1.0);
-    let p = s.model.predict(s.x, At::level(from))?;
-    mix(s.x, 0.0, [(to.signal, p.x0), (to.noise * stays, p.eps)]);
+    let (signal, noise) = (to.signal, to.noise * stays);
+    s.model.predict_each(s.x, At::level(from), &mut |_, x, p| mix(x, 0.0, [(signal, p.x0), (noise, p.eps)]))?;
     if to.noise > 0.0 || s.config.parity == Parity::Diffusers { s.add_noise((to.noise * drawn) as f32) } else { Ok(()) }
 }

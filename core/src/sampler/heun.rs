@@ -20,21 +20,23 @@ pub(super) fn starting(s: &mut Step<'_>, from: Level) -> Result<(), Halt> {
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let (keep, add) = transfer(from, to);
     let (start, first) = s.history.split_at_mut(s.x.len());
-    start.copy_from_slice(s.x);
-    let p = s.model.predict(s.x, At::level(from))?;
-    first.copy_from_slice(p.x0);
-    mix(s.x, keep, [(add, first)]);
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        start[range.clone()].copy_from_slice(x);
+        first[range].copy_from_slice(p.x0);
+        mix(x, keep, [(add, p.x0)]);
+    })?;
     if to.noise <= 0.0 {
         return Ok(());
     }
-    let p = s.model.predict(s.x, At::level(to))?;
     // With d' of Euler's x' and its prediction. The differences come first (see `derivative`): where sigma' is small their
     // factor is large.
     let half = 0.5 * scale_to * (sigma_to - sigma);
     let (reach, reach_to) = ((half / from.noise) as f32, (half / to.noise) as f32);
     let (keep, scale, scale_to) = ((scale_to / scale) as f32, scale as f32, scale_to as f32);
-    for (((x, &start), &first), &x0) in s.x.iter_mut().zip(start.iter()).zip(first.iter()).zip(p.x0) {
-        *x = keep * start + (reach * (start - scale * first) + reach_to * (*x - scale_to * x0));
-    }
-    Ok(())
+    s.model.predict_each(s.x, At::level(to), &mut |range, x, p| {
+        let values = x.iter_mut().zip(&start[range.clone()]).zip(&first[range]).zip(p.x0);
+        for (((x, &start), &first), &x0) in values {
+            *x = keep * start + (reach * (start - scale * first) + reach_to * (*x - scale_to * x0));
+        }
+    })
 }

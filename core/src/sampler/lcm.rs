@@ -24,7 +24,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (skip, out) = (DATA * DATA / sum, u / sqrt(sum));
 
     let at = At::new(t, s.alpha_bar(t));
-    let p = s.model.predict(s.x, at)?;
-    mix(s.x, sqrt(a_next) * skip, [(sqrt(a_next) * out, p.x0)]);
+    let (keep, add) = (sqrt(a_next) * skip, sqrt(a_next) * out);
+    s.model.predict_each(s.x, at, &mut |_, x, p| mix(x, keep, [(add, p.x0)]))?;
     if next.is_some() { s.add_noise(sqrt(1.0 - a_next) as f32) } else { Ok(()) }
 }

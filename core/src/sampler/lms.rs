@@ -22,20 +22,18 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     }
     let c: [f64; ORDER] = core::array::from_fn(|k| scale_to * integral(&nodes[..order], k, sigma, sigma_to));
 
-    let p = s.model.predict(s.x, At::level(from))?;
-    let slot = |step: usize| step % ORDER * values;
-    let place = slot(s.index);
-    let d = &mut s.history[place..][..values];
-    derivative(s.x, p.x0, scale, from.noise, d);
-    let d = |ago: usize| &s.history[slot((s.index + ORDER).wrapping_sub(ago))..][..values];
-    let keep = scale_to / scale;
-    match order {
-        1 => mix(s.x, keep, [(c[0], d(0))]),
-        2 => mix(s.x, keep, [(c[0], d(0)), (c[1], d(1))]),
-        3 => mix(s.x, keep, [(c[0], d(0)), (c[1], d(1)), (c[2], d(2))]),
-        _ => mix(s.x, keep, [(c[0], d(0)), (c[1], d(1)), (c[2], d(2)), (c[3], d(3))]),
-    }
-    Ok(())
+    let slot = |ago: usize| (s.index + ORDER - ago) % ORDER * values;
+    let (slots, history, keep) = ([slot(0), slot(1), slot(2), slot(3)], &mut *s.history, scale_to / scale);
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        derivative(x, p.x0, scale, from.noise, &mut history[slots[0]..][range.clone()]);
+        let d = slots.map(|slot| &history[slot..][range.clone()]);
+        match order {
+            1 => mix(x, keep, [(c[0], d[0])]),
+            2 => mix(x, keep, [(c[0], d[0]), (c[1], d[1])]),
+            3 => mix(x, keep, [(c[0], d[0]), (c[1], d[1]), (c[2], d[2])]),
+            _ => mix(x, keep, [(c[0], d[0]), (c[1], d[1]), (c[2], d[2]), (c[3], d[3])]),
+        }
+    })
 }
 
 /// The integral from `a` to `b` of the polynomial that is 1 at `nodes[k]` and 0 at the others.

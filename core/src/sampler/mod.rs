@@ -85,7 +85,7 @@ mod theory_tests;
 mod unipc;
 
 pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};
-pub use model::{At, Learned, Model};
+pub use model::{At, Learned, Model, Update};
 pub(crate) use model::{Evaluate, Failed};
 
 use crate::config::Config;

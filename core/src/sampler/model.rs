@@ -1,11 +1,13 @@
 //! The network as samplers see it: guided, split into image and noise, clipped, checked.
 
+use core::ops::Range;
+
 use super::Halt;
 use crate::config::Config;
 use crate::denoise::Cond;
-use crate::guidance::{Evaluation, Guidance, Moment};
+use crate::guidance::{Classifier, Evaluation, Guidance, Moment};
 use crate::math;
-use crate::predict::Prediction;
+use crate::predict::{Clip, Prediction};
 use crate::schedule::Level;
 
 /// Where an evaluation takes place.
@@ -81,10 +83,54 @@ pub(crate) trait Evaluate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed(pub(crate) ());
 
+/// What becomes of a piece of a batch: its place in the batch, its part of x, and of the prediction.
+pub type Update<'u> = &'u mut dyn FnMut(Range<usize>, &mut [f32], Prediction<'_>);
+
+/// Values that are taken through all that stands between an evaluation and the step's end at once: they stay in the nearest
+/// cache meanwhile.
+const BLOCK: usize = 1024;
+
 impl Model<'_> {
     /// Evaluates the network once on a batch `x`, `[n, len]`, under all conditions.
     pub fn predict(&mut self, x: &[f32], at: At) -> Result<Prediction<'_>, Halt> {
-        let Config { prediction, clip, guidance, .. } = *self.config;
+        let guided = self.evaluate(x, at)?;
+        for range in self.blocks() {
+            self.finish(x.get(range.clone()).unwrap_or_default(), range, guided, at)?;
+        }
+        Ok(self.prediction(0..self.x0.len(), guided, at))
+    }
+
+    /// The same, and then `update` for one piece of the batch after the other. Goes over memory once where
+    /// [`Model::predict`] and an update go twice.
+    ///
+    /// # Errors
+    /// Those of the evaluation. The pieces before one that is not finite have been updated by then.
+    pub fn predict_each(&mut self, x: &mut [f32], at: At, update: Update<'_>) -> Result<(), Halt> {
+        let guided = self.evaluate(x, at)?;
+        for range in self.blocks() {
+            let x = x.get_mut(range.clone()).unwrap_or_default();
+            self.finish(x, range.clone(), guided, at)?;
+            update(range.clone(), x, self.prediction(range, guided, at));
+        }
+        Ok(())
+    }
+
+    /// The batch in pieces of [`BLOCK`] values, none of two images; whole images where an image is clipped by its own quantile.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (values, len) = (self.x0.len(), self.len);
+        let block = if matches!(self.config.clip, Clip::Dynamic { .. }) { len } else { BLOCK };
+        let mut start = 0;
+        core::iter::from_fn(move || {
+            let end = (start + block).min(start - start % len + len);
+            let range = (start < values).then_some(start..end);
+            start = end;
+            range
+        })
+    }
+
+    /// The network's outputs, combined by guidance where it is on: in front of `out`, those with the condition, then those without.
+    fn evaluate(&mut self, x: &[f32], at: At) -> Result<Option<Classifier>, Halt> {
+        let Config { prediction, guidance, .. } = *self.config;
         let (values, [step, steps]) = (self.x0.len(), self.step);
         let guided = match guidance {
             Guidance::None => None,
@@ -99,9 +145,9 @@ impl Model<'_> {
         if self.out_len != self.len {
             self.take_variance(at.learned, count)?;
         }
-        let (wanted, others) = self.out[..count * self.len].split_at_mut(values);
-        let (none, negative) = others.split_at_mut(others.len().min(values));
         if let Some((guidance, scale)) = guided {
+            let (wanted, others) = self.out[..count * self.len].split_at_mut(values);
+            let (none, negative) = others.split_at_mut(others.len().min(values));
             let image = prediction.image_factors([at.signal, at.noise]);
             let images =
                 x.chunks_exact(self.len).zip(wanted.chunks_exact_mut(self.len)).zip(none.chunks_exact(self.len));
@@ -112,25 +158,39 @@ impl Model<'_> {
                 guidance.combine(scale, step, Evaluation { wanted, none, negative, momentum, x, image });
             }
         }
+        Ok(guided.map(|(guidance, _)| guidance))
+    }
 
-        let images =
-            x.chunks_exact(self.len).zip(wanted.chunks_exact_mut(self.len)).zip(self.x0.chunks_exact_mut(self.len));
-        for (i, ((x, out), x0)) in images.enumerate() {
-            if !prediction.split([at.signal, at.noise], x, out, x0) {
-                return Err(not_finite(self.first_image, i));
-            }
+    /// Makes image and noise of one piece's outputs.
+    fn finish(&mut self, x: &[f32], range: Range<usize>, guided: Option<Classifier>, at: At) -> Result<(), Halt> {
+        let Config { prediction, clip, .. } = *self.config;
+        let (values, level) = (self.x0.len(), [at.signal, at.noise]);
+        let x0 = &mut self.x0[range.clone()];
+        // A fixed range costs nothing beside the split.
+        let within = if let Clip::Range(range) = clip { range } else { f32::INFINITY };
+        if !prediction.split_within(within, level, x, &mut self.out[range.clone()], x0) {
+            return Err(not_finite(self.first_image, range.start / self.len));
+        }
+        if let Clip::Dynamic { .. } = clip {
             clip.apply(x0, self.scratch);
         }
-        let eps_uncond = guided.map(|_| {
-            prediction.noise([at.signal, at.noise], x, none);
-            &*none
-        });
+        if guided.is_some() {
+            prediction.noise(level, x, &mut self.out[values + range.start..values + range.end]);
+        }
+        Ok(())
+    }
+
+    /// What is known of a piece that is finished.
+    fn prediction(&self, range: Range<usize>, guided: Option<Classifier>, at: At) -> Prediction<'_> {
+        let values = self.x0.len();
+        let eps_uncond = guided.map(|_| &self.out[values + range.start..values + range.end]);
         let eps = match (guided, eps_uncond) {
-            (Some((guidance, _)), Some(none)) if guidance.unconditional_noise => none,
-            _ => &*wanted,
+            (Some(guidance), Some(none)) if guidance.unconditional_noise => none,
+            _ => &self.out[range.clone()],
         };
-        let log_var = at.learned.is_some().then_some(&*self.log_var);
-        Ok(Prediction { x0: self.x0, eps, eps_uncond, log_var })
+        // Empty where the run learns no variance.
+        let log_var = at.learned.map(|_| self.log_var.get(range.clone()).unwrap_or_default());
+        Prediction { x0: &self.x0[range], eps, eps_uncond, log_var }
     }
 
     /// Takes the second half of each of `count` outputs, the variance, out of it and closes the gaps.

@@ -22,31 +22,30 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let keep = sqrt(f64::from(a_next) / f64::from(a));
     let add = sqrt(1.0 - f64::from(a_next)) - keep * sqrt(1.0 - f64::from(a));
 
-    let p = s.model.predict(s.x, At::new(t, a))?;
-    let slot = |step: usize| step % 4 * values;
-    let place = slot(s.index);
-    s.history[place..][..values].copy_from_slice(p.eps);
-    let e = |ago: usize| &s.history[slot((s.index + 4).wrapping_sub(ago))..][..values];
-    match s.index {
-        0 => {
-            let second = s.schedule.timesteps().get(1).copied();
-            let Some(second) = second else {
-                mix(s.x, keep, [(add, e(0))]);
-                return Ok(());
-            };
-            let (noises, start) = s.history.split_at_mut(4 * values);
-            start.copy_from_slice(s.x);
-            mix(s.x, keep, [(add, &noises[..values])]);
-            let p = s.model.predict(s.x, At::new(second, s.schedule.alpha_bar()[second as usize]))?;
-            s.x.copy_from_slice(start);
-            mix(s.x, keep, [(add / 2.0, p.eps), (add / 2.0, &noises[..values])]);
+    let slot = |ago: usize| (s.index + 4 - ago) % 4 * values;
+    let (index, slots) = (s.index, [slot(0), slot(1), slot(2), slot(3)]);
+    let (noises, start) = s.history.split_at_mut(4 * values);
+    s.model.predict_each(s.x, At::new(t, a), &mut |range, x, p| {
+        noises[slots[0]..][range.clone()].copy_from_slice(p.eps);
+        let e = slots.map(|slot| &noises[slot..][range.clone()]);
+        match index {
+            0 => {
+                start[range].copy_from_slice(x);
+                mix(x, keep, [(add, e[0])]);
+            }
+            1 => mix(x, keep, [(add * 3.0 / 2.0, e[0]), (-add / 2.0, e[1])]),
+            2 => mix(x, keep, [(add * 23.0 / 12.0, e[0]), (-add * 16.0 / 12.0, e[1]), (add * 5.0 / 12.0, e[2])]),
+            _ => {
+                let k = add / 24.0;
+                mix(x, keep, [(55.0 * k, e[0]), (-59.0 * k, e[1]), (37.0 * k, e[2]), (-9.0 * k, e[3])]);
+            }
         }
-        1 => mix(s.x, keep, [(add * 3.0 / 2.0, e(0)), (-add / 2.0, e(1))]),
-        2 => mix(s.x, keep, [(add * 23.0 / 12.0, e(0)), (-add * 16.0 / 12.0, e(1)), (add * 5.0 / 12.0, e(2))]),
-        _ => {
-            let k = add / 24.0;
-            mix(s.x, keep, [(55.0 * k, e(0)), (-59.0 * k, e(1)), (37.0 * k, e(2)), (-9.0 * k, e(3))]);
-        }
-    }
-    Ok(())
+    })?;
+    let Some(second) = s.schedule.timesteps().get(1).copied().filter(|_| index == 0) else { return Ok(()) };
+    let at = At::new(second, s.alpha_bar(second));
+    let (noises, start) = s.history.split_at(4 * values);
+    s.model.predict_each(s.x, at, &mut |range, x, p| {
+        x.copy_from_slice(&start[range.clone()]);
+        mix(x, keep, [(add / 2.0, p.eps), (add / 2.0, &noises[range])]);
+    })
 }

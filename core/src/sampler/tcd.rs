@@ -24,8 +24,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let keep = if noisy { a_to / a_target } else { 1.0 };
 
     let at = At::new(t, s.alpha_bar(t));
-    let p = s.model.predict(s.x, at)?;
-    let keep_root = sqrt(keep);
-    mix(s.x, 0.0, [(keep_root * sqrt(a_target), p.x0), (keep_root * sqrt(1.0 - a_target), p.eps)]);
+    let (signal, noise) = (sqrt(keep) * sqrt(a_target), sqrt(keep) * sqrt(1.0 - a_target));
+    s.model.predict_each(s.x, at, &mut |_, x, p| mix(x, 0.0, [(signal, p.x0), (noise, p.eps)]))?;
     if noisy { s.add_noise(sqrt(1.0 - keep) as f32) } else { Ok(()) }
 }

@@ -88,29 +88,29 @@ fn step<const N: usize>(s: &mut Step<'_>, bh1: bool) -> Result<(), Halt> {
     });
     let order = order_of(s, s.index, N);
     let (keep, of_m0, rho) = factors(s, s.index, order, bh1, false);
-    let slot = |step: usize| step % N * values;
+    let slot = |ago: usize| (s.index + N * 4 - ago) % N * values;
+    let (here, slots) = (slot(0), [slot(1), slot(2), slot(3)]);
 
-    let p = s.model.predict(s.x, At::level(from))?;
     let (predictions, last) = s.history.split_at_mut(N * values);
-    let m = |ago: usize| &predictions[slot((s.index + N * 4).wrapping_sub(ago))..][..values];
-    if let Some((order, (keep, of_m0, rho))) = before {
-        // Once more from the last x, which is corrected in place and becomes this one.
-        let add = [(of_m0, m(1)), (rho[0], p.x0)];
-        match order {
-            1 => mix(last, keep, add),
-            2 => mix(last, keep, [add[0], add[1], (rho[1], m(2))]),
-            _ => mix(last, keep, [add[0], add[1], (rho[1], m(2)), (rho[2], m(3))]),
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        let ([m1, m2, m3], last) = (slots.map(|slot| &predictions[slot..][range.clone()]), &mut last[range.clone()]);
+        if let Some((order, (keep, of_m0, rho))) = before {
+            // Once more from the last x, which is corrected in place and becomes this one.
+            let add = [(of_m0, m1), (rho[0], p.x0)];
+            match order {
+                1 => mix(last, keep, add),
+                2 => mix(last, keep, [add[0], add[1], (rho[1], m2)]),
+                _ => mix(last, keep, [add[0], add[1], (rho[1], m2), (rho[2], m3)]),
+            }
+            x.copy_from_slice(last);
+        } else {
+            last.copy_from_slice(x);
         }
-        s.x.copy_from_slice(last);
-    } else {
-        last.copy_from_slice(s.x);
-    }
-    match order {
-        1 => mix(s.x, keep, [(of_m0, p.x0)]),
-        2 => mix(s.x, keep, [(of_m0, p.x0), (rho[0], m(1))]),
-        _ => mix(s.x, keep, [(of_m0, p.x0), (rho[0], m(1)), (rho[1], m(2))]),
-    }
-    let place = slot(s.index);
-    predictions[place..][..values].copy_from_slice(p.x0);
-    Ok(())
+        match order {
+            1 => mix(x, keep, [(of_m0, p.x0)]),
+            2 => mix(x, keep, [(of_m0, p.x0), (rho[0], m1)]),
+            _ => mix(x, keep, [(of_m0, p.x0), (rho[0], m1), (rho[1], m2)]),
+        }
+        predictions[here..][range].copy_from_slice(p.x0);
+    })
 }

@@ -122,7 +122,7 @@ fn missing_models_and_files() {
     place.fail(&["schedule", "--steps", "5", "--config", "none.json"], 1, "none.json");
     place.fail(&["sample", "--steps", "1", "--noise-in", "none"], 1, "none");
     std::fs::write(place.path("file"), "text").unwrap();
-    place.fail(&["sample", "--model", "file"], 1, "is no folder");
+    place.fail(&["sample", "--model", "file"], 1, "is neither a model's folder nor a pack");
     place.fail(&["forward", "file"], 1, "file");
     for (file, says) in [
         ("unet/config.json", "config.json"),

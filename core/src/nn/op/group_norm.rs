@@ -80,8 +80,8 @@ impl GroupNorm {
         for first in (0..c).step_by(size) {
             let stats = self.group(x, out.len() / c, first, size);
             for (p, pixel) in out.chunks_exact_mut(c).enumerate() {
-                for i in first..first + size {
-                    pixel[i] = self.value(x.at(p, i), stats, weights, scale_shift, [i, c]);
+                for (i, out) in (first..).zip(&mut pixel[first..first + size]) {
+                    *out = self.value(x.at(p, i), stats, weights, scale_shift, [i, c]);
                 }
             }
         }
