@@ -81,19 +81,23 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     let stored = stored.collect::<Result<Vec<_>>>()?;
     let data: Vec<WeightData<'_>> = stored.iter().map(Stored::view).collect();
     let wishes = Wishes { tokens: width.checked_mul(height), ..Wishes::default() };
-    let settings = Settings::new(model.scheduler()?, &wishes)?;
-    if !settings.is_of_core() {
+    // A model that says nothing of a run makes a pack that says nothing.
+    let settings = model.scheduler()?.map(|scheduler| Settings::new(Some(scheduler), &wishes)).transpose()?;
+    if settings.as_ref().is_some_and(|settings| !settings.is_of_core()) {
         return Err(Error::failure(format!(
             "the scheduler of {} makes its noise levels in a way that packs can't hold",
             model.name()
         ))
         .hint("pack the model with another class in its scheduler_config.json, and choose the levels where it runs"));
     }
-    let mut tables = settings.tables()?;
-    let schedule = tables.schedule()?;
-    let section = pack::Settings::new(&settings.config, settings.sampler, schedule.alpha_bar());
+    let mut tables = settings.as_ref().map(Settings::tables).transpose()?;
+    let alpha_bar = match &mut tables {
+        Some(tables) => tables.schedule()?.alpha_bar(),
+        None => &[],
+    };
+    let section = settings.as_ref().map(|settings| pack::Settings::new(&settings.config, settings.sampler, alpha_bar));
     let notes = model.index_text()?;
-    let contents = pack::Contents { graph: &graph, data: &data, settings: Some(&section), notes: &notes };
+    let contents = pack::Contents { graph: &graph, data: &data, settings: section.as_ref(), notes: &notes };
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
     let (mut bytes, mut arena_bytes) = (0, 0);
     files::write(out, |file| {

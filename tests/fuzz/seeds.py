@@ -78,6 +78,9 @@ def main(unfog):
         for name, config in NETWORKS.items():
             network = UNet2DModel(**config)
             network.save_pretrained(folder / name)
+            if name == "plain":
+                (folder / name / "scheduler_config.json").write_text(json.dumps(
+                    {"_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 8, "use_karras_sigmas": True}))
             for storage in ["f32", "f16", "int8"] if name == "plain" else ["int8"]:
                 out = folder / "out.pack"
                 size = "2x2" if name == "plain" else "4x4"
