@@ -26,7 +26,7 @@ pub(super) enum Source {
     /// In the binary.
     Embedded,
     /// In one file that `unfog pack` wrote.
-    Pack(Packed),
+    Pack(Box<Packed>),
     /// In folders: the whole model's, if it has one, and the network's.
     Folder { pipeline: Option<PathBuf>, network: PathBuf },
 }
@@ -38,7 +38,7 @@ impl Source {
             return Err(Error::failure(format!("there is no model {}", path.display())));
         }
         if !path.is_dir() {
-            return Packed::open(path).map(Self::Pack);
+            return Packed::open(path).map(|pack| Self::Pack(Box::new(pack)));
         }
         let pipeline_at = |folder: PathBuf| folder.join("model_index.json").is_file().then_some(folder);
         if let Some(pipeline) = pipeline_at(path.to_path_buf()) {
