@@ -73,6 +73,15 @@ fn values_moved(sampler: &Sampler) -> usize {
         "unipc-3" => (4, 2, 0),
         // Four predictions with this step's.
         "plms" | "lms" => (3, 1, 0),
+        "consistency" | "er-sde" => (0, 0, 1),
+        // Noise that comes before the network: x is read and written once more.
+        "euler-churn" => (1, 1, 1),
+        "dpm2-churn" => (2, 2, 1),
+        "heun-churn" => (3, 3, 1),
+        // These draw noise, too.
+        "er-sde-2" | "er-sde-3" | "res-multistep-a" | "dpmpp-2s-sde" | "dpmpp-3s-sde" | "sa-solver" | "sa-solver-3" => {
+            (sampler.history, 1, 1)
+        }
         // Multistep: the predictions before, and this one.
         _ => (sampler.history, usize::from(sampler.history > 0), 0),
     };

@@ -49,7 +49,6 @@ fn churn(s: &mut Step<'_>) -> Result<Level, Halt> {
     let up = s.level_at(s.unit(raised).1);
     let keep = up.signal / from.signal;
     let added = from.noise * keep * sqrt(gamma * (2.0 + gamma));
-    s.x.iter_mut().for_each(|x| *x *= keep as f32);
-    s.add_noise((added * f64::from(s.config.s_noise)) as f32)?;
+    s.mix_noise(keep as f32, (added * f64::from(s.config.s_noise)) as f32)?;
     Ok(up)
 }

@@ -48,11 +48,21 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (signal, noise) = (from.signal as f32, from.noise as f32);
     let (of_x0, of_x, scale) = (of_x0 as f32, of_x as f32, to.signal as f32);
 
-    let p = s.model.predict(s.x, At::level(from))?;
-    for ((x, &x0), &eps) in s.x.iter_mut().zip(p.x0).zip(p.eps) {
-        let x0 = if x0.abs() < range { x0 } else { (*x - noise * eps) / signal };
-        *x = scale * (of_x0 * x0 + of_x * *x).max(-range).min(range);
-    }
+    s.model.predict_each(s.x, At::level(from), &mut |_, x, p| {
+        let values = x.iter_mut().zip(p.x0).zip(p.eps);
+        if range == f32::INFINITY {
+            values.for_each(|((x, &x0), _)| *x = scale * (of_x0 * x0 + of_x * *x));
+            return;
+        }
+        // Without branches: both are computed, and one is taken.
+        values.for_each(|((x, &x0), &eps)| {
+            let found = (*x - noise * eps) / signal;
+            let x0 = if x0.abs() < range { x0 } else { found };
+            let image = of_x0 * x0 + of_x * *x;
+            let image = if image > range { range } else { image };
+            *x = scale * if image < -range { -range } else { image };
+        });
+    })?;
     let fresh = to.signal * sqrt((to.sigma() * to.sigma() - least * least).max(0.0));
     if to.noise > 0.0 { s.add_noise((fresh * f64::from(s.config.s_noise)) as f32) } else { Ok(()) }
 }

@@ -85,21 +85,20 @@ fn step(s: &mut Step<'_>, highest: usize) -> Result<(), Halt> {
     }
     let of = of.map(|of| to.signal * of);
     let slots = highest - 1;
-    let slot = |ago: usize| if slots > 0 { (s.index + slots - ago) % slots * values } else { 0 };
+    let slot = |ago: usize| if ago <= slots && slots > 0 { (s.index + slots - ago) % slots * values } else { 0 };
 
-    let p = s.model.predict(s.x, At::level(from))?;
-    match order {
-        1 => mix(s.x, keep, [(of[0], p.x0)]),
-        2 => mix(s.x, keep, [(of[0], p.x0), (of[1], &s.history[slot(1)..][..values])]),
-        _ => {
-            let (m1, m2) = (&s.history[slot(1)..][..values], &s.history[slot(2)..][..values]);
-            mix(s.x, keep, [(of[0], p.x0), (of[1], m1), (of[2], m2)]);
+    let (ago, history) = ([0, 1, 2].map(slot), &mut *s.history);
+    s.model.predict_each(s.x, At::level(from), &mut |range, x, p| {
+        let m = |ago: usize| &history[ago + range.start..ago + range.end];
+        match order {
+            1 => mix(x, keep, [(of[0], p.x0)]),
+            2 => mix(x, keep, [(of[0], p.x0), (of[1], m(ago[1]))]),
+            _ => mix(x, keep, [(of[0], p.x0), (of[1], m(ago[1])), (of[2], m(ago[2]))]),
         }
-    }
-    if slots > 0 {
-        let place = slot(0);
-        s.history[place..][..values].copy_from_slice(p.x0);
-    }
+        if slots > 0 {
+            history[ago[0] + range.start..ago[0] + range.end].copy_from_slice(p.x0);
+        }
+    })?;
     let fresh = to.signal * sqrt((sigma_to * sigma_to - kept_noise * kept_noise).max(0.0));
     if to.noise > 0.0 { s.add_noise(fresh as f32) } else { Ok(()) }
 }

@@ -480,7 +480,12 @@ impl Step<'_> {
         self.draw(steps, |_, x, z| x.iter_mut().zip(z).for_each(|(x, z)| *x += scale * z))
     }
 
-    /// The same with the standard deviation that the network predicted for each value (1 where it predicts none).
+    /// Scales the images and adds `scale` times fresh noise: `x' = keep * x + scale * z`.
+    pub fn mix_noise(&mut self, keep: f32, scale: f32) -> Result<(), Halt> {
+        self.draw(1, |_, x, z| x.iter_mut().zip(z).for_each(|(x, z)| *x = keep * *x + scale * z))
+    }
+
+    /// The same as [`Step::add_noise`] with the standard deviation that the network predicted for each value (1 where it predicts none).
     pub fn add_predicted_noise(&mut self) -> Result<(), Halt> {
         self.draw(1, |log_var, x, z| {
             let scales = log_var.iter().map(|&v| math::exp(0.5 * v)).chain(core::iter::repeat(1.0));
