@@ -24,6 +24,8 @@ has_manifest() {
 }
 
 missing=()
+# C programs find the library through it.
+command -v pkg-config >/dev/null || missing+=(pkgconf)
 libraries=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null || true)
 if [ "$(uname -s)" = Linux ]; then
     [[ $libraries == *libvulkan.so.1* ]] || missing+=(libvulkan1)
@@ -36,7 +38,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo)
     if command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }; then
-        echo "Installing ${missing[*]}, to test on Vulkan." >&2
+        echo "Installing ${missing[*]}, to test on Vulkan and from C." >&2
         export DEBIAN_FRONTEND=noninteractive
         # The lists may be older than the mirror.
         "${as_root[@]}" apt-get update -q >&2 &&
@@ -44,7 +46,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
             echo "Installation failed; GPU tests will be skipped, unless REQUIRE_GPU is 1." >&2
     else
         echo "To test on Vulkan, install a Vulkan driver (Mesa's lavapipe will do), the Vulkan loader and the Khronos" \
-            "validation layer. On Debian: apt install libvulkan1 mesa-vulkan-drivers vulkan-validationlayers" >&2
+            "validation layer; to test from C, pkg-config. On Debian:" \
+            "apt install libvulkan1 mesa-vulkan-drivers vulkan-validationlayers pkgconf" >&2
     fi
 fi
 
