@@ -128,9 +128,9 @@ fn times(settings: &Settings, schedule: &Schedule<'_>, drawing: &mut Drawing) {
         drawing.line(curve.iter().map(point).collect(), colour, 2.0);
         visited.iter().for_each(|level| drawing.dot(point(level), 4.0, colour));
     }
-    drawing.word((930.0, 32.0), Anchor::End, NOISE, "noise");
-    drawing.word((850.0, 32.0), Anchor::End, SIGNAL, "signal");
-    drawing.word((770.0, 32.0), Anchor::End, INK, "a dot a step:");
+    // Where the noise has taken over, between both curves.
+    drawing.word((918.0, 190.0), Anchor::End, NOISE, "noise");
+    drawing.word((918.0, 215.0), Anchor::End, SIGNAL, "signal");
 }
 
 /// The name of the x axis of a network that is told of ln(sigma) / 4.
