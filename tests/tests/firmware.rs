@@ -8,7 +8,7 @@ use unfog::sample::Options;
 use unfog_tests::TestResult;
 use unfog_tests::bits::{glyph_pack, hash, printed_hash, reference, script};
 
-/// Bytes of flash that a program with 8-bit weights may take, and of RAM that any may: the issue of many boards.
+/// Bytes of flash that a program with 8-bit weights may take, and of RAM that any may: what small boards have.
 const FLASH: usize = 320 << 10;
 const RAM: usize = 112 << 10;
 

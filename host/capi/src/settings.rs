@@ -9,11 +9,16 @@ use unfog::settings::parity;
 use unfog::{Error, Result};
 
 /// The options that can be set.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 24] = [
     "class",
+    "negative",
     "guidance",
+    "guidance-rule",
+    "guidance-rescale",
+    "guidance-interval",
     "sampler",
     "schedule",
+    "sigmas",
     "steps",
     "eta",
     "seed",
@@ -25,6 +30,7 @@ const NAMES: [&str; 18] = [
     "device",
     "precision",
     "threads",
+    "noise",
     "noise-in",
     "latents-out",
     "out",
@@ -48,9 +54,14 @@ pub(crate) fn set(options: &mut Options, name: &CStr, value: &CStr) -> Result<()
 fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
     match name {
         "class" => options.class = Some(value.into()),
+        "negative" => options.negative = Some(value.into()),
+        "guidance-rule" => options.guidance_rule = Some(value.into()),
+        "guidance-rescale" => options.guidance_rescale = Some(number(name, value)?),
+        "guidance-interval" => options.guidance_interval = Some(interval(value)?),
         "guidance" => options.guidance = Some(number(name, value)?),
         "sampler" => options.sampler = Some(value.into()),
         "schedule" => options.schedule = Some(value.into()),
+        "sigmas" => options.sigmas = Some(value.into()),
         "steps" => options.steps = Some(number(name, value)?),
         "eta" => options.eta = Some(number(name, value)?),
         "seed" => options.seed = number(name, value)?,
@@ -61,6 +72,7 @@ fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
         "backend" => options.backend.kind = value.parse()?,
         "device" => options.backend.device = Some(value.into()),
         "precision" => options.backend.precision = value.parse()?,
+        "noise" => options.noise = value.parse()?,
         "threads" => options.backend.threads = Some(number(name, value)?),
         _ => {
             return Err(
@@ -79,6 +91,15 @@ fn size(value: &str) -> Result<(u32, u32)> {
     let sides = value.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     sides.filter(|&(w, h)| w > 0 && h > 0).ok_or_else(|| {
         Error::usage(format!("--size: {value:?} is no size")).hint("give width and height above 0, as in 64x64")
+    })
+}
+
+/// Two shares of the steps, from 0 to 1.
+fn interval(value: &str) -> Result<[f64; 2]> {
+    let ends = value.split_once(',').and_then(|(from, to)| Some([from.trim().parse().ok()?, to.trim().parse().ok()?]));
+    ends.ok_or_else(|| {
+        Error::usage(format!("--guidance-interval: {value:?} is no interval"))
+            .hint("give two shares of the steps, as in 0.25,0.75")
     })
 }
 
@@ -104,6 +125,8 @@ mod tests {
                 "parity" => c"table",
                 "backend" => c"reference",
                 "precision" => c"f16",
+                "noise" => c"lattice",
+                "guidance-interval" => c"0.25,0.75",
                 _ => c"7",
             };
             let name = std::ffi::CString::new(name).unwrap();
