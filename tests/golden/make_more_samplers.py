@@ -114,10 +114,11 @@ def ipndm(scheduler, _, noise, dtype):
 
 
 def res_multistep(ancestral):
-    """Zhang et al. 2023, algorithm 2 with two predictions, with ComfyUI's ancestral noise."""
+    """Zhang et al. 2023, algorithm 2 with two predictions, with ComfyUI's ancestral noise: there the place of the prediction
+    before is counted from where its step ended without noise."""
 
     def steps_of(model, x, sigmas, draws):
-        before = None
+        before, ended = None, None
         for i, (now, to) in enumerate(zip(sigmas, sigmas[1:])):
             image = model(x, now)
             up = math.sqrt(to**2 * (now**2 - to**2) / now**2) if ancestral else 0.0
@@ -125,13 +126,13 @@ def res_multistep(ancestral):
             if down == 0 or before is None:
                 x = x + (down - now) * (x - image) / now
             else:
-                h, c = math.log(now / down), math.log(now / sigmas[i - 1]) / math.log(now / down)
+                h, c = math.log(now / down), math.log(ended / sigmas[i - 1]) / math.log(now / down)
                 phi1 = math.expm1(-h) / -h
                 phi2 = (phi1 - 1) / -h
                 x = math.exp(-h) * x + h * ((phi1 - phi2 / c) * image + phi2 / c * before)
             if ancestral and to > 0:
                 x = x + up * next(draws)
-            before = image
+            before, ended = image, down
         return x
 
     return steps_of

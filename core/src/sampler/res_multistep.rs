@@ -7,9 +7,9 @@
 //! `x' = noise' / noise * x + signal' * h * ((phi1 - phi2 / c) * m0 + phi2 / c * m1)`.
 //!
 //! (This is the Heun form of DPM-Solver++(2M), on other levels, and of lower order only where it must be: in the first step and where a
-//! run ends in the image.) The ancestral form goes to the part of the next noise that stays and draws the rest anew ([`renewal`]).
-//! ComfyUI's counts c there from where the step before would have ended without its noise; m0 is predicted at the level itself, and from
-//! there this counts.
+//! run ends in the image.) The ancestral form goes to the part of the next noise that stays and draws the rest anew ([`renewal`]); c is
+//! counted from where the step before ended without its noise, as in ComfyUI: from the level itself m1 would weigh twice as much, and
+//! what the noise has changed between m1 and m0 with it.
 //!
 //! One evaluation a step; order 2. Keeps one prediction.
 //!
@@ -24,17 +24,20 @@ use crate::schedule::Level;
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (_, to) = s.levels();
-    to_level(s, to)
+    let from = s.level(s.index);
+    to_level(s, to, from)
 }
 
 pub(super) fn ancestral(s: &mut Step<'_>) -> Result<(), Halt> {
     let (from, to) = s.levels();
     let (stays, drawn) = renewal(from, to, 1.0);
-    to_level(s, Level { noise: to.noise * stays, ..to })?;
+    let (stayed, _) = renewal(s.level(s.index.wrapping_sub(1)), from, 1.0);
+    to_level(s, Level { noise: to.noise * stays, ..to }, Level { noise: from.noise * stayed, ..from })?;
     if to.noise > 0.0 { s.add_noise((to.noise * drawn) as f32) } else { Ok(()) }
 }
 
-fn to_level(s: &mut Step<'_>, to: Level) -> Result<(), Halt> {
+/// `ended`: where the step before ended, without its noise.
+fn to_level(s: &mut Step<'_>, to: Level, ended: Level) -> Result<(), Halt> {
     let (from, before) = (s.level(s.index), s.level(s.index.wrapping_sub(1)));
     let p = s.model.predict(s.x, At::level(from))?;
     let (keep, add) = transfer(from, to);
@@ -45,7 +48,7 @@ fn to_level(s: &mut Step<'_>, to: Level) -> Result<(), Halt> {
     } else {
         let h = to.lambda() - from.lambda();
         let [_, linear, ..] = exponential_integrals(h);
-        let c = (before.lambda() - from.lambda()) / h;
+        let c = (before.lambda() - ended.lambda()) / h;
         let d = to.signal * linear / c;
         mix(s.x, keep, [(add - d, p.x0), (d, &*s.history)]);
     }
