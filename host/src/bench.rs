@@ -56,7 +56,8 @@ pub struct Measurement {
 pub fn bench(model: &Model, size: Option<(u32, u32)>, request: &Request, stop: &Stop) -> Result<Measurement> {
     let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
-    let (weights, fingerprint) = model.weights(&network)?;
+    let weights = model.weights(&network)?;
+    let fingerprint = weights.fingerprint();
     // Nothing else may run while the time is taken.
     fingerprint.finish()?;
     measure(&network, &weights.data(), (width, height), request, stop)

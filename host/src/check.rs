@@ -17,7 +17,7 @@ pub fn check(request: &Request, stop: &Stop) -> Result<f64> {
     let model = Model::open(None)?;
     let (h, w) = model.size().unwrap_or((16, 16));
     let network = model.network(h, w)?;
-    let (weights, _) = model.weights(&network)?;
+    let weights = model.weights(&network)?;
     let data = weights.data();
     let evaluate = |request: &Request| -> Result<Vec<f32>> {
         let mut backend = Backend::open(request, network.graph(), &data, stop)?;

@@ -69,7 +69,8 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>) -> Result<Inspection> {
     let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
     let graph = network.graph();
-    let (weights, fingerprint) = model.weights(&network)?;
+    let weights = model.weights(&network)?;
+    let fingerprint = weights.fingerprint();
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
     let plan = plan(&graph, &Target::STORED, &mut slots)
         .map_err(|e| Error::failure(format!("the network has no memory plan: {e:?}")).hint("try a smaller --size"))?;

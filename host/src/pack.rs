@@ -73,7 +73,7 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
     let graph = network.graph();
-    let (weights, _) = model.weights(&network)?;
+    let weights = model.weights(&network)?;
     let stored = weights.data().into_iter().zip(graph.weights).zip(network.names()).map(|((data, weight), name)| {
         Stored::new(weight, data, storage)
             .ok_or_else(|| Error::failure(format!("weight {name} is too large for half floats")).hint("try f32"))

@@ -30,7 +30,7 @@ impl Net {
         let (h, w) = model.size().ok_or("a model without a size")?;
         // Tests are over soon; until then, borrowed networks keep them simple.
         let network: &'static _ = Box::leak(Box::new(model.network(h, w).map_err(|e| e.report())?));
-        let (weights, _) = model.weights(network).map_err(|e| e.report())?;
+        let weights = model.weights(network).map_err(|e| e.report())?;
         let weights: &'static _ = Box::leak(Box::new(weights));
         let shape = [model.channels()[0], h, w].map(|n| n as usize);
         Ok(Self { model, graph: network.graph(), weights: weights.data().leak(), shape })

@@ -83,6 +83,20 @@ pub struct Interface {
     pub conditional: bool,
 }
 
+impl Interface {
+    /// Of a network with these inputs and this output; `None` if it takes no image.
+    pub(crate) fn new(inputs: impl Iterator<Item = (TensorId, Input, Shape)>, output: Shape) -> Option<Self> {
+        let (mut sample, mut conditional) = (None, false);
+        for (_, input, shape) in inputs {
+            match input {
+                Input::Sample => sample = sample.or(Some(shape)),
+                input => conditional |= input.is_condition(),
+            }
+        }
+        Some(Self { sample: sample?, output, conditional })
+    }
+}
+
 /// A tensor: its shape for one image, and its source when it is an input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tensor {
@@ -192,8 +206,7 @@ impl<'a> Graph<'a> {
 
     /// What the network takes and gives; `None` if it takes no image.
     pub fn interface(&self) -> Option<Interface> {
-        let conditional = self.inputs().any(|(_, input, _)| input.is_condition());
-        Some(Interface { sample: self.sample_shape()?, output: self.shape(self.output), conditional })
+        Interface::new(self.inputs(), self.shape(self.output))
     }
 
     /// The shape of the noisy image that the network takes, if it takes one.

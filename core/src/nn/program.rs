@@ -127,9 +127,7 @@ impl<'a> Program<'a> {
 
     /// What the network takes and gives; `None` if it takes no image.
     pub fn interface(&self) -> Option<Interface> {
-        let sample = self.inputs().find(|(_, input, _)| *input == Input::Sample)?.2;
-        let conditional = self.inputs().any(|(_, input, _)| input.is_condition());
-        Some(Interface { sample, output: self.tensor(self.output())?.shape, conditional })
+        Interface::new(self.inputs(), self.tensor(self.output())?.shape)
     }
 
     /// f32 values of the arena for one image.

@@ -201,7 +201,7 @@ mod tests {
     fn the_first_layers_are_a_network() {
         let model = Model::open(None).unwrap();
         let network = model.network(16, 16).unwrap();
-        let (weights, _) = model.weights(&network).unwrap();
+        let weights = model.weights(&network).unwrap();
         let data = weights.data();
         let (whole, first) = (network.graph(), first_layers(network.graph()));
         assert!(first.nodes.len() < whole.nodes.len() && first.weights.len() < whole.weights.len());

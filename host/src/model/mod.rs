@@ -24,6 +24,8 @@ pub use weights::Weights;
 
 use crate::error::{Error, Result};
 use classes::Labels;
+use fields::Fields;
+use packed::Packed;
 use source::Source;
 
 /// The pipelines whose way from noise to picture is the one of this library.
@@ -33,13 +35,43 @@ const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
 #[derive(Clone, Debug)]
 pub struct Model {
     name: String,
-    source: Source,
-    /// The network's config, where the source is no pack.
-    config: Option<Config>,
+    origin: Origin,
     /// Rows and columns.
     size: Option<(u32, u32)>,
     classes: Option<Classes>,
     default_guidance: Option<f32>,
+}
+
+/// What a model is read from.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// Files as diffusers saves them, of a `UNet2DModel` with this config.
+    UNet2d(Source, Config),
+    /// One file that `unfog pack` wrote.
+    Pack(Box<Packed>),
+}
+
+impl Origin {
+    /// model_index.json, if there is one: its name and its text.
+    fn index(&self) -> Result<Option<(String, Vec<u8>)>> {
+        match self {
+            Self::UNet2d(source, _) => source.index(),
+            Self::Pack(pack) => Ok(pack.index()),
+        }
+    }
+}
+
+/// Parses a model_index.json and checks that its pipeline is one of this library's.
+fn read_index(model: &str, index: Option<(String, Vec<u8>)>) -> Result<Option<Fields>> {
+    let index = index.map(|(name, text)| Fields::parse(&name, &text)).transpose()?;
+    if let Some(index) = &index {
+        let class = index.text("_class_name", PIPELINES[0])?;
+        if !PIPELINES.contains(&class) {
+            return Err(Error::failure(format!("the model {model} is a {class}, which unfog does not know"))
+                .hint(format!("known: {}", PIPELINES.join(", "))));
+        }
+    }
+    Ok(index)
 }
 
 impl Model {
@@ -49,34 +81,29 @@ impl Model {
     /// # Errors
     /// A missing file; an architecture, option or value that is not known.
     pub fn open(path: Option<&Path>) -> Result<Self> {
-        let source = path.map_or(Ok(Source::Embedded), Source::open)?;
         let name = path.map_or("glyph-tiny".into(), |path| path.display().to_string());
-        let index = source.index()?;
-        if let Some(index) = &index {
-            let class = index.text("_class_name", PIPELINES[0])?;
-            if !PIPELINES.contains(&class) {
-                return Err(Error::failure(format!("the model {name} is a {class}, which unfog does not know"))
-                    .hint(format!("known: {}", PIPELINES.join(", "))));
-            }
-        }
-        let (config, size, labels) = match (&source, source.network()?) {
-            (Source::Pack(pack), _) => {
+        let (origin, index, size, labels) = match path {
+            Some(path) if path.exists() && !path.is_dir() => {
+                let pack = Packed::open(path)?;
+                let index = read_index(&name, pack.index())?;
                 let [image, _] = pack.shapes();
-                (None, Some((image.h, image.w)), pack.class().map(Labels::of_input))
+                let labels = pack.class().map(Labels::of_input);
+                (Origin::Pack(Box::new(pack)), index, Some((image.h, image.w)), labels)
             }
-            (_, Some(fields)) => {
-                let (config, size) = unet2d::read(&fields)?;
+            _ => {
+                let source = path.map_or(Ok(Source::Embedded), Source::open)?;
+                let index = read_index(&name, source.index()?)?;
+                let (config, size) = unet2d::read(&source.network()?)?;
                 let labels = Labels::of_config(&config);
-                (Some(config), size, labels)
+                (Origin::UNet2d(source, config), index, size, labels)
             }
-            (_, None) => return Err(Error::failure(format!("the model {name} has no config.json"))),
         };
         let classes = Classes::read(labels, index.as_ref())?;
         let default_guidance = match &index {
             Some(index) => index.optional_f64("default_guidance")?.map(|g| g as f32),
             None => None,
         };
-        Ok(Self { name, source, config, size, classes, default_guidance })
+        Ok(Self { name, origin, size, classes, default_guidance })
     }
 
     /// The name under which the model was opened.
@@ -86,24 +113,25 @@ impl Model {
 
     /// The architecture of the network, by diffusers' name; of a pack, which doesn't say, "pack".
     pub fn architecture(&self) -> &'static str {
-        if self.config.is_some() { "UNet2DModel" } else { "pack" }
+        match &self.origin {
+            Origin::UNet2d(..) => "UNet2DModel",
+            Origin::Pack(_) => "pack",
+        }
     }
 
     /// Channels of the pictures, and of the network's prediction.
     pub fn channels(&self) -> [u32; 2] {
-        match (&self.config, &self.source) {
-            (Some(config), _) => [config.in_channels, config.out_channels],
-            (None, Source::Pack(pack)) => pack.shapes().map(|shape| shape.c),
-            (None, _) => [0; 2],
+        match &self.origin {
+            Origin::UNet2d(_, config) => [config.in_channels, config.out_channels],
+            Origin::Pack(pack) => pack.shapes().map(|shape| shape.c),
         }
     }
 
     /// Whether the network takes an embedding as its condition that somebody else makes.
     pub fn takes_embedding(&self) -> bool {
-        match (&self.config, &self.source) {
-            (Some(config), _) => config.class_embedding == ClassEmbedding::Identity,
-            (None, Source::Pack(pack)) => pack.takes_embedding(),
-            (None, _) => false,
+        match &self.origin {
+            Origin::UNet2d(_, config) => config.class_embedding == ClassEmbedding::Identity,
+            Origin::Pack(pack) => pack.takes_embedding(),
         }
     }
 
@@ -135,7 +163,7 @@ impl Model {
 
     /// The text of model_index.json; empty if there is none.
     pub(crate) fn index_text(&self) -> Result<Vec<u8>> {
-        self.source.index_text()
+        Ok(self.origin.index()?.map(|(_, text)| text).unwrap_or_default())
     }
 
     /// What the model's scheduler_config.json says, if it has one.
@@ -143,10 +171,10 @@ impl Model {
     /// # Errors
     /// A damaged file; an unknown class or option.
     pub fn scheduler(&self) -> Result<Option<Scheduler>> {
-        if let Source::Pack(pack) = &self.source {
-            return Ok(pack.scheduler());
+        match &self.origin {
+            Origin::UNet2d(source, _) => source.scheduler()?.map(|fields| Scheduler::read(&fields)).transpose(),
+            Origin::Pack(pack) => Ok(pack.scheduler()),
         }
-        self.source.scheduler()?.map(|fields| Scheduler::read(&fields)).transpose()
     }
 
     /// The network for pictures of `h` rows and `w` columns, without weights.
@@ -154,23 +182,20 @@ impl Model {
     /// # Errors
     /// A usage error for a size that the network can't take; a failure for a config that is no network.
     pub fn network(&self, h: u32, w: u32) -> Result<Network> {
-        match (&self.config, &self.source) {
-            (Some(config), _) => unet2d::network(config, h, w),
-            (None, Source::Pack(pack)) => pack.network(h, w),
-            (None, _) => Err(Error::failure(format!("the model {} has no config.json", self.name))),
+        match &self.origin {
+            Origin::UNet2d(_, config) => unet2d::network(config, h, w),
+            Origin::Pack(pack) => pack.network(h, w),
         }
     }
 
-    /// Reads and checks the weights of `network`, which this model made, and starts to compute their fingerprint.
+    /// Reads and checks the weights of `network`, which this model made.
     ///
     /// # Errors
     /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
-    pub fn weights(&self, network: &Network) -> Result<(Weights, Fingerprint)> {
-        let files = self.source.weights()?;
-        let weights = match &self.source {
-            Source::Pack(pack) => Weights::packed(pack.file(), network)?,
-            _ => Weights::load(files.clone(), network)?,
-        };
-        Ok((weights, Fingerprint::start(&files)))
+    pub fn weights(&self, network: &Network) -> Result<Weights> {
+        match &self.origin {
+            Origin::UNet2d(source, _) => Weights::load(source.weights()?, network),
+            Origin::Pack(pack) => Weights::packed(pack.file(), network),
+        }
     }
 }

@@ -52,9 +52,10 @@ impl Packed {
         self.file.clone()
     }
 
-    /// The text of the model_index.json.
-    pub(super) fn notes(&self) -> &[u8] {
-        &self.notes
+    /// The model_index.json of the packed model, if it had one: a name for it and its text.
+    pub(super) fn index(&self) -> Option<(String, Vec<u8>)> {
+        let name = format!("the model_index.json in {}", self.file.name);
+        Some((name, self.notes.clone())).filter(|(_, text)| !text.is_empty())
     }
 
     /// The noisy image and the prediction.

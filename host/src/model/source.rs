@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::fields::Fields;
 use super::mapped::{self, Bytes};
-use super::packed::Packed;
 use super::weights::WeightFile;
 use crate::error::{Error, Result};
 use crate::files;
@@ -25,8 +24,6 @@ mod embedded {
 pub(super) enum Source {
     /// In the binary.
     Embedded,
-    /// In one file that `unfog pack` wrote.
-    Pack(Box<Packed>),
     /// In folders: the whole model's, if it has one, and the network's.
     Folder { pipeline: Option<PathBuf>, network: PathBuf },
 }
@@ -36,9 +33,6 @@ impl Source {
     pub(super) fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::failure(format!("there is no model {}", path.display())));
-        }
-        if !path.is_dir() {
-            return Packed::open(path).map(|pack| Self::Pack(Box::new(pack)));
         }
         let pipeline_at = |folder: PathBuf| folder.join("model_index.json").is_file().then_some(folder);
         if let Some(pipeline) = pipeline_at(path.to_path_buf()) {
@@ -58,32 +52,23 @@ impl Source {
         Ok(Self::Folder { pipeline, network: path.to_path_buf() })
     }
 
-    /// The text of model_index.json; empty if there is none.
-    pub(super) fn index_text(&self) -> Result<Vec<u8>> {
+    /// model_index.json, if there is one: its name and its text.
+    pub(super) fn index(&self) -> Result<Option<(String, Vec<u8>)>> {
         match self {
-            Source::Embedded => Ok(embedded::INDEX.to_vec()),
-            Source::Folder { pipeline, .. } => {
-                pipeline.as_ref().map_or(Ok(Vec::new()), |p| files::read(&p.join("model_index.json")))
+            Source::Embedded => Ok(Some(("model_index.json".into(), embedded::INDEX.to_vec()))),
+            Source::Folder { pipeline: Some(pipeline), .. } => {
+                let path = pipeline.join("model_index.json");
+                Ok(Some((path.display().to_string(), files::read(&path)?)))
             }
-            Source::Pack(pack) => Ok(pack.notes().to_vec()),
+            Source::Folder { pipeline: None, .. } => Ok(None),
         }
     }
 
-    /// model_index.json, if there is one.
-    pub(super) fn index(&self) -> Result<Option<Fields>> {
-        let name = match self {
-            Source::Folder { pipeline: Some(pipeline), .. } => pipeline.join("model_index.json").display().to_string(),
-            _ => "model_index.json".into(),
-        };
-        Some(self.index_text()?).filter(|text| !text.is_empty()).map(|text| Fields::parse(&name, &text)).transpose()
-    }
-
-    /// The network's config.json; a pack has none.
-    pub(super) fn network(&self) -> Result<Option<Fields>> {
+    /// The network's config.json.
+    pub(super) fn network(&self) -> Result<Fields> {
         match self {
-            Source::Embedded => Fields::parse("unet/config.json", embedded::UNET).map(Some),
-            Source::Folder { network, .. } => fields(&network.join("config.json")).map(Some),
-            Source::Pack(_) => Ok(None),
+            Source::Embedded => Fields::parse("unet/config.json", embedded::UNET),
+            Source::Folder { network, .. } => fields(&network.join("config.json")),
         }
     }
 
@@ -91,7 +76,6 @@ impl Source {
     pub(super) fn scheduler(&self) -> Result<Option<Fields>> {
         match self {
             Source::Embedded => Fields::parse("scheduler/scheduler_config.json", embedded::SCHEDULER).map(Some),
-            Source::Pack(_) => Ok(None),
             Source::Folder { pipeline, network } => {
                 let folder = pipeline.as_ref().unwrap_or(network);
                 let places = [folder.join("scheduler/scheduler_config.json"), folder.join("scheduler_config.json")];
@@ -108,7 +92,6 @@ impl Source {
                     ("unet/diffusion_pytorch_model.safetensors".into(), Bytes::Static(embedded::WEIGHTS));
                 Ok(vec![Arc::new(WeightFile { name, bytes })])
             }
-            Source::Pack(pack) => Ok(vec![pack.file()]),
             Source::Folder { network, .. } => weight_paths(network)?
                 .into_iter()
                 .map(|path| Ok(Arc::new(WeightFile { name: path.display().to_string(), bytes: mapped::map(&path)? })))

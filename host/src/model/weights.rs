@@ -6,6 +6,7 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use unfog_core::nn::weights::WeightData;
 
+use super::hash::Fingerprint;
 use super::mapped::Bytes;
 use super::network::Network;
 use super::packed;
@@ -117,6 +118,11 @@ impl Weights {
             (Places::Packed(count), Some(file)) => packed::weights(&file.bytes, *count),
             (Places::Packed(_), None) => Vec::new(),
         }
+    }
+
+    /// Starts to compute the fingerprint of their files.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::start(&self.files)
     }
 
     /// Bytes of the weights as they are stored.

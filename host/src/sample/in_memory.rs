@@ -36,7 +36,7 @@ pub fn sample_in_memory(
     let setup = Setup::new(model, options)?;
     let network = model.network(setup.height, setup.width)?;
     let source = source(options, &setup)?;
-    let (weights, _) = model.weights(&network)?;
+    let weights = model.weights(&network)?;
     stop.check()?;
     let data = weights.data();
     let request = settle(options, model, (setup.height, setup.width), &data, stop, report)?;

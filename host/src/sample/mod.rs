@@ -71,7 +71,8 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let output = Output::new(&options.out, setup.first, setup.count, (width, height, channels))?;
     let latents = options.latents_out.as_ref().map(|path| Latents::new(path, &setup, &options.out)).transpose()?;
     let source = source(options, &setup)?;
-    let (weights, fingerprint) = model.weights(&network)?;
+    let weights = model.weights(&network)?;
+    let fingerprint = weights.fingerprint();
     stop.check()?;
     let data = weights.data();
     let request = settle(options, &model, (height, width), &data, stop, report)?;
