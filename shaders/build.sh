@@ -7,4 +7,4 @@ for shader in *.comp; do
     module="spirv/${shader%.comp}.spv"
     [ -e "$module" ] || : >"$module"
 done
-cargo run --release --features compile --bin unfog-spirv -- --write
+cargo run --release --features spirv --bin unfog-spirv -- --write

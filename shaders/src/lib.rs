@@ -13,6 +13,8 @@
 pub mod compile;
 mod kernels;
 pub mod push;
+#[cfg(feature = "spirv")]
+pub mod spirv;
 
 pub use kernels::{KERNELS, Kernel};
 

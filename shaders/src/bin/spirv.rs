@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 use unfog_shaders::KERNELS;
-use unfog_shaders::compile::{compile, folder};
+use unfog_shaders::spirv::{compile, folder};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
