@@ -143,6 +143,12 @@ impl Network {
         Graph { nodes: &self.nodes, tensors: &self.tensors, weights: &self.weights, output: self.output }
     }
 
+    /// The kernels that a node runs, in order, each with its specialization constants.
+    pub fn kernels(&self, node: usize) -> impl Iterator<Item = String> {
+        let variants = self.steps.get(node).into_iter().flatten().map(|step| &step.variant);
+        variants.map(|variant| format!("{}{:?}", variant.kernel, variant.constants))
+    }
+
     /// Bytes of the arena for one image, as planned.
     pub fn plan_bytes(&self) -> u64 {
         self.plan_bytes

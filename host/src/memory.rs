@@ -1,5 +1,7 @@
 //! Memory is known before it is taken: what does not fit is refused with the number.
 
+use std::collections::TryReserveError;
+
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 
@@ -38,6 +40,43 @@ pub(crate) fn check(bytes: u64, what: &str) -> Result<()> {
         .hint("try a smaller --size")),
         _ => Ok(()),
     }
+}
+
+/// `len` values of `value`, or an error where there is no memory for them.
+///
+/// # Errors
+/// A failure that names the number of bytes.
+pub(crate) fn vec<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
+    let mut values = room(len)?;
+    values.resize(len, value);
+    Ok(values)
+}
+
+/// Empty memory for `len` values.
+///
+/// # Errors
+/// As [`vec`].
+pub(crate) fn room<T>(len: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|e| none(len.saturating_mul(size_of::<T>()), e))?;
+    Ok(values)
+}
+
+/// Appends copies of `values`.
+///
+/// # Errors
+/// As [`vec`].
+pub(crate) fn extend<T: Copy>(to: &mut Vec<T>, values: &[T]) -> Result<()> {
+    to.try_reserve(values.len()).map_err(|e| none(size_of_val(values), e))?;
+    to.extend_from_slice(values);
+    Ok(())
+}
+
+/// The error of an allocation that failed.
+pub(crate) fn none(bytes: usize, e: TryReserveError) -> Error {
+    Error::failure(format!("there is no memory for {bytes} bytes more"))
+        .hint("try a smaller --size or --count")
+        .because(e)
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::json;
 use unfog_core::nn::weights::f16_to_f32;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::memory;
 
 /// Noise of unit variance, `[draws, n, c, h, w]`: the initial noise, then every later draw in the order of drawing.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,13 +33,8 @@ impl GivenNoise {
             .shape()
             .try_into()
             .map_err(|_| complain(format!("noise has the shape {:?}", tensor.shape())).hint(expected))?;
-        let halves = || tensor.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let values: Vec<f32> = match tensor.dtype() {
-            Dtype::F32 => tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => halves().map(f16_to_f32).collect(),
-            Dtype::BF16 => halves().map(|h| f32::from_bits(u32::from(h) << 16)).collect(),
-            other => return Err(complain(format!("noise has the type {other:?}")).hint(expected)),
-        };
+        let values = widen(&tensor)?
+            .ok_or_else(|| complain(format!("noise has the type {:?}", tensor.dtype())).hint(expected))?;
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             return Err(complain(format!("noise is {} at index {i}", values[i])));
         }
@@ -70,16 +67,72 @@ impl GivenNoise {
     }
 }
 
+/// The tensors of these names in the safetensors file at `path`, those that are there: f32, f16 or bf16.
+///
+/// # Errors
+/// A missing or damaged file, another type, too little memory.
+pub(crate) fn read_f32<const N: usize>(path: &Path, names: [&str; N]) -> Result<[Option<Vec<f32>>; N]> {
+    let bytes = files::read(path)?;
+    let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| complain("no whole safetensors file".into()).because(e))?;
+    let mut tensors = [const { None }; N];
+    for (tensor, name) in tensors.iter_mut().zip(names) {
+        *tensor = match file.tensor(name) {
+            Ok(view) => Some(
+                widen(&view)?
+                    .ok_or_else(|| complain(format!("{name} has the type {:?}, not a float's", view.dtype())))?,
+            ),
+            Err(_) => None,
+        };
+    }
+    Ok(tensors)
+}
+
+/// A tensor's values; `None` for types other than f32, f16 and bf16.
+fn widen(tensor: &TensorView<'_>) -> Result<Option<Vec<f32>>> {
+    let halves = || tensor.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    let mut values = memory::room(tensor.shape().iter().product())?;
+    match tensor.dtype() {
+        Dtype::F32 => {
+            values.extend(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+        }
+        Dtype::F16 => values.extend(halves().map(f16_to_f32)),
+        Dtype::BF16 => values.extend(halves().map(|h| f32::from_bits(u32::from(h) << 16))),
+        _ => return Ok(None),
+    }
+    Ok(Some(values))
+}
+
+/// Writes `values` as the tensor `name` of a safetensors file, f32.
+///
+/// # Errors
+/// A length that doesn't fit the shape; every error of the file.
+pub(crate) fn write_f32(path: &Path, name: &str, values: &[f32], shape: &[usize]) -> Result<()> {
+    if shape.iter().product::<usize>() != values.len() {
+        return Err(Error::failure(format!("{} values don't have the shape {shape:?}", values.len())));
+    }
+    let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [0, size_of_val(values)] });
+    let mut header = json!({ name: tensor }).to_string();
+    // The values begin where f32 values may lie.
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    files::write(path, |out| {
+        let failed = |e| files::cannot_write(path, e);
+        out.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        out.write_all(header.as_bytes()).map_err(failed)?;
+        // Piece by piece: no second copy of all values is made.
+        values.chunks(1 << 10).try_for_each(|piece| {
+            let bytes: Vec<u8> = piece.iter().flat_map(|v| v.to_le_bytes()).collect();
+            out.write_all(&bytes).map_err(failed)
+        })
+    })
+}
+
 /// Writes `values`, `[n, c, h, w]`, as the tensor `x0` of a safetensors file, f32.
 ///
 /// # Errors
 /// A length that doesn't fit the shape; every error of the file.
 pub fn write_latents(path: &Path, values: &[f32], shape: [u32; 4]) -> Result<()> {
-    let failed = |e| Error::failure(format!("can't write {}", path.display())).because(e);
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let view = TensorView::new(Dtype::F32, shape.map(|n| n as usize).to_vec(), &bytes).map_err(failed)?;
-    let file = safetensors::serialize([("x0", view)], None).map_err(failed)?;
-    files::write(path, |out| out.write_all(&file).map_err(|e| files::cannot_write(path, e)))
+    write_f32(path, "x0", values, &shape.map(|n| n as usize))
 }
 
 #[cfg(test)]

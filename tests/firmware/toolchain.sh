@@ -10,15 +10,15 @@ need() {
     command -v "$1" >/dev/null || missing "$1 (Debian: $2)"
 }
 
-# Sets std to what makes cargo build for $target.
+# Sets std to what makes cargo build for $target, with core or those libraries of the standard one that are named.
 choose_rustc() {
     std=
     if ! { command -v rustup && rustup target list --installed | grep -qx "$target"; } >/dev/null 2>&1; then
         rustc=/usr/bin/rustc
         [ -e "$("$rustc" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/core/Cargo.toml" ] ||
             missing "the target $target, or the packages rustc-web and rust-web-src"
-        # Without the target's libraries core is built from its sources, which a stable compiler does only when told so.
+        # Without the target's libraries they are built from their sources, which a stable compiler does only when told so.
         export RUSTC="$rustc" RUSTC_BOOTSTRAP=1
-        std=-Zbuild-std=core
+        std=-Zbuild-std=${1:-core}
     fi
 }

@@ -38,20 +38,33 @@ pub fn glyph_pack(folder: &Path, storage: Storage) -> TestResult<PathBuf> {
     Ok(file)
 }
 
-/// glyph-tiny's picture as `options` ask, on the reference backend; files go to `folder`, under `name`.
+/// A picture as `options` ask, on the reference backend; files go to `folder`, under `name`.
 ///
 /// # Errors
 /// Those of sampling.
 pub fn reference(folder: &Path, name: &str, options: Options) -> TestResult<Vec<f32>> {
-    let latents = folder.join(format!("{name}.safetensors"));
-    let options = Options {
-        backend: Request { kind: Kind::Reference, ..Request::default() },
-        latents_out: Some(latents.clone()),
-        out: folder.join(format!("{name}.png")),
-        ..options
-    };
+    let backend = Request { kind: Kind::Reference, ..Request::default() };
+    sampled(folder, name, Options { backend, ..options })
+}
+
+/// A picture as `options` ask; files go to `folder`, under `name`.
+///
+/// # Errors
+/// Those of sampling.
+pub fn sampled(folder: &Path, name: &str, options: Options) -> TestResult<Vec<f32>> {
+    let path = folder.join(format!("{name}.safetensors"));
+    let out = folder.join(format!("{name}.png"));
+    let options = Options { latents_out: Some(path.clone()), out, ..options };
     sample(&options, &Stop::default(), &mut |_| ()).map_err(|e| e.report())?;
-    let bytes = std::fs::read(latents)?;
+    latents(&path)
+}
+
+/// The values that `--latents-out` left.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn latents(path: &Path) -> TestResult<Vec<f32>> {
+    let bytes = std::fs::read(path)?;
     let x0 = safetensors::SafeTensors::deserialize(&bytes)?.tensor("x0")?.data().to_vec();
     let values = x0.chunks_exact(4).map(|b| b.try_into().map(f32::from_le_bytes));
     Ok(values.collect::<Result<_, _>>()?)

@@ -65,6 +65,11 @@ pub fn chain(backend: &Backend) -> Tolerance {
     }
 }
 
+/// The final sample of four steps on the CPU backend of another processor, against this one's.
+pub fn another_processor() -> Tolerance {
+    allow(1e-5, "vectors of another length change the order of sums, which every step passes on; 3e-7 was seen")
+}
+
 /// How alike pictures must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Likeness {

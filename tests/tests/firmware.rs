@@ -1,12 +1,15 @@
 //! The reference backend gives the same bits on a Cortex-M4F and on AArch64 as here, called from Rust and from C, within the
-//! memory of a small microcontroller.
+//! memory of a small microcontroller. The command line runs on AArch64 too, its CPU backend with vectors.
 
 use std::path::{Path, PathBuf};
 
+use unfog::backend::{Kind, Request};
 use unfog::pack::Storage;
 use unfog::sample::Options;
 use unfog_tests::TestResult;
-use unfog_tests::bits::{glyph_pack, hash, printed_hash, reference, script};
+use unfog_tests::bits::{glyph_pack, hash, latents, printed_hash, reference, sampled, script};
+use unfog_tests::compare::{close, same_bits};
+use unfog_tests::tolerance;
 
 /// Bytes of flash that a program with 8-bit weights may take, and of RAM that any may: what small boards have.
 const FLASH: usize = 320 << 10;
@@ -70,4 +73,32 @@ fn aarch64_makes_the_same_bits() -> TestResult {
         assert_eq!(printed_hash(&said)?, here(&folder, &pack)?, "{storage:?}");
     }
     Ok(())
+}
+
+#[test]
+fn the_command_line_runs_on_aarch64_with_vectors() -> TestResult {
+    let folder = folder("aarch64-host")?;
+    let pack = glyph_pack(&folder, Storage::F32)?;
+    let options = |kind| Options {
+        model: Some(pack.clone()),
+        steps: Some(4),
+        backend: Request { kind, ..Request::default() },
+        ..Options::default()
+    };
+    let there = |name: &str| -> TestResult<Option<(String, Vec<f32>)>> {
+        let [x0, out] = ["safetensors", "png"].map(|end| folder.join(format!("{name}-there.{end}")));
+        let (x0, out) = (x0.display().to_string(), out.display().to_string());
+        let arguments = ["--backend", name, "--steps", "4", "--latents-out", &x0, "--out", &out];
+        let Some([said, _]) = script("host.sh", &arguments, &pack, &folder)? else { return Ok(None) };
+        Ok(Some((said, latents(Path::new(&x0))?)))
+    };
+    let Some((said, cpu)) = there("cpu")? else { return Ok(()) };
+    let vectors = said.lines().find_map(|line| line.strip_prefix("vectors ")).ok_or("no count of vectors")?;
+    // Nothing makes these instructions of plain Rust: they come from the kernels of matrix products and activations.
+    assert!(vectors.trim().parse::<usize>()? > 100, "{vectors} multiplications of vectors");
+    let here = sampled(&folder, "cpu-here", options(Kind::Cpu))?;
+    let far = close("the cpu backend on AArch64", &cpu, &here, tolerance::another_processor())?;
+    println!("cpu, AArch64 against {}: {far:.1e} apart", std::env::consts::ARCH);
+    let Some((_, twin)) = there("reference")? else { return Ok(()) };
+    same_bits("the reference on AArch64", &twin, &sampled(&folder, "reference-here", options(Kind::Reference))?)
 }

@@ -160,7 +160,7 @@ fn measure(
     hopeless: Option<Duration>,
 ) -> Result<Duration> {
     let mut backend = Backend::open(request, graph, &weights[..graph.weights.len()], stop)?;
-    let mut probe = Probe::new(&graph, 1)?;
+    let mut probe = Probe::new(&graph, 1, &mut backend)?;
     probe.run(&mut backend)?;
     probe.run(&mut backend)?;
     let start = Instant::now();

@@ -4,7 +4,7 @@ mod auto;
 mod cache;
 mod reference;
 #[cfg(feature = "vulkan")]
-mod vulkan;
+pub(crate) mod vulkan;
 
 use std::str::FromStr;
 
@@ -189,7 +189,7 @@ pub fn devices() -> Result<Vec<Device>> {
 }
 
 #[cfg(not(feature = "vulkan"))]
-fn without_vulkan() -> Error {
+pub(crate) fn without_vulkan() -> Error {
     Error::failure("this unfog was built without Vulkan").hint("use --backend cpu")
 }
 
@@ -253,6 +253,19 @@ impl<'a> Backend<'a> {
             Backend::Cpu(cpu) => processor(Kind::Cpu, cpu.threads()),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.describe(),
+        }
+    }
+
+    /// Keeps an embedding `[pixels, channels]`; what is returned names it in conditions.
+    ///
+    /// # Errors
+    /// A network that takes none of this length.
+    pub fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
+        match self {
+            Backend::Reference(reference) => reference.load_embedding(values),
+            Backend::Cpu(cpu) => Ok(cpu.load_embedding(values)),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.load_embedding(values),
         }
     }
 

@@ -8,6 +8,7 @@ use unfog_core::nn::reference::{Reference, ReferenceError};
 use unfog_core::nn::weights::WeightData;
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::stop::Stop;
 
 /// A network run by core's twins, one image at a time.
@@ -17,6 +18,8 @@ pub struct ReferenceBackend<'a> {
     weights: &'a [WeightData<'a>],
     slots: Vec<Slot>,
     arena: Vec<f32>,
+    /// All of one length, one after the other.
+    embeddings: Vec<f32>,
     stop: Stop,
 }
 
@@ -29,13 +32,14 @@ impl<'a> ReferenceBackend<'a> {
         let mut slots = vec![Slot::default(); slots_needed(&graph)];
         let plan = reference_plan(&graph, &mut slots)?;
         let exec = Exec::new(graph, plan, weights).map_err(|e| failed(ReferenceError::Exec(e)))?;
-        let mut arena = Vec::new();
-        let len = exec.arena_len();
-        arena.try_reserve_exact(len).map_err(|e| {
-            Error::failure(format!("the network needs {} bytes of memory for its activations", plan.bytes)).because(e)
-        })?;
-        arena.resize(len, 0.0);
-        Ok(Self { graph, weights, slots, arena, stop })
+        let arena = memory::vec(exec.arena_len(), 0.0)?;
+        Ok(Self { graph, weights, slots, arena, embeddings: Vec::new(), stop })
+    }
+
+    pub(super) fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
+        let number = self.embeddings.len() / values.len().max(1);
+        memory::extend(&mut self.embeddings, values)?;
+        Ok(Cond::Loaded(number as u32))
     }
 
     pub(super) fn plan_bytes(&self) -> u64 {
@@ -74,12 +78,12 @@ impl Denoise for ReferenceBackend<'_> {
     }
 
     fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<()> {
-        let Self { graph, weights, slots, arena, stop } = self;
+        let Self { graph, weights, slots, arena, embeddings, stop } = self;
         // Planning again costs next to nothing beside the evaluation, and nothing has to borrow from itself.
         let exec =
             Exec::new(*graph, reference_plan(graph, slots)?, weights).map_err(|e| failed(ReferenceError::Exec(e)))?;
         let mut keep_going = || !stop.asked();
-        let mut reference = Reference::new(exec, arena, &[], &mut keep_going).map_err(failed)?;
+        let mut reference = Reference::new(exec, arena, embeddings, &mut keep_going).map_err(failed)?;
         reference.predict(x, t, conds, out).map_err(failed)
     }
 }

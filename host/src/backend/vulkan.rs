@@ -28,11 +28,7 @@ const ARENA_BYTES: u64 = 256 << 20;
 
 impl VulkanBackend {
     pub(super) fn new(request: &Request, graph: &Graph<'_>, weights: &[WeightData<'_>], stop: &Stop) -> Result<Self> {
-        let context = Context::open(&choice(request), cache::folder()).map_err(failed)?;
-        let stored = match request.precision {
-            Precision::F32 => Stored::F32,
-            Precision::F16 => Stored::F16,
-        };
+        let (context, stored) = open(request)?;
         let max_images = (ARENA_BYTES / plan_bytes(graph, &Target::STORED)?.max(1)).clamp(1, MOST_IMAGES) as usize;
         let options = Options { precision: stored, max_images, ..Options::default() };
         let mut denoiser = VulkanDenoiser::new(&context, graph, weights, options).map_err(failed)?;
@@ -51,6 +47,10 @@ impl VulkanBackend {
         }
     }
 
+    pub(super) fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
+        self.denoiser.load_embedding(values).map(Cond::Loaded).map_err(failed)
+    }
+
     pub(super) fn plan_bytes(&self) -> u64 {
         self.denoiser.network().plan_bytes()
     }
@@ -66,6 +66,16 @@ impl VulkanBackend {
     pub(super) fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<()> {
         self.denoiser.predict(x, t, conds, out).map_err(failed)
     }
+}
+
+/// The device that a request names, and how weights are to be stored on it.
+pub(crate) fn open(request: &Request) -> Result<(Context, Stored)> {
+    let context = Context::open(&choice(request), cache::folder()).map_err(failed)?;
+    let stored = match request.precision {
+        Precision::F32 => Stored::F32,
+        Precision::F16 => Stored::F16,
+    };
+    Ok((context, stored))
 }
 
 /// The devices there are.

@@ -1,10 +1,11 @@
 //! `unfog devices`
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Serialize;
 use unfog::backend::{Device, Kind, Request, devices};
-use unfog::check::check;
+use unfog::check::{self, check};
 use unfog::stop::Stop;
 use unfog::{Error, Result};
 
@@ -13,7 +14,7 @@ use super::output::{self, bytes};
 /// Show the Vulkan devices and their limits
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run a network on each device and compare the result with the reference
+    /// Run every kernel on each device and compare the results with the reference
     #[arg(long)]
     check: bool,
     /// Print everything as JSON
@@ -33,9 +34,9 @@ struct Report {
 struct Entry {
     #[serde(flatten)]
     device: Device,
-    /// Relative error (L2) of an evaluation, where it was checked and right.
-    check_error: Option<f64>,
-    /// What went wrong with it.
+    /// Every kernel, where it was checked.
+    check: Option<check::Report>,
+    /// Why it could not be checked.
     check_failure: Option<String>,
 }
 
@@ -50,14 +51,16 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         stop.check()?;
         let request = Request { kind: Kind::Vulkan, device: Some(device.index.to_string()), ..Request::default() };
         let checked = args.check.then(|| check(&request, stop));
-        let (check_error, check_failure) = match checked {
+        stop.check()?;
+        let (check, check_failure) = match checked {
             None => (None, None),
-            Some(Ok(error)) => (Some(error), None),
+            Some(Ok(report)) => (Some(report), None),
             Some(Err(e)) => (None, Some(e.to_string())),
         };
-        entries.push(Entry { device, check_error, check_failure });
+        entries.push(Entry { device, check, check_failure });
     }
-    let failed = entries.iter().filter(|entry| entry.check_failure.is_some()).count();
+    let wrong = |entry: &Entry| entry.check_failure.is_some() || entry.check.as_ref().is_some_and(|c| !c.is_right());
+    let failed = entries.iter().filter(|entry| wrong(entry)).count();
     let report = Report { devices: entries, reason: reason.as_ref().map(Error::to_string) };
     if args.json {
         output::json(&report)?;
@@ -78,18 +81,47 @@ fn text(report: &Report) -> String {
     if let Some(reason) = &report.reason {
         text = format!("no Vulkan device: {reason}\n");
     }
-    for Entry { device: d, check_error, check_failure } in &report.devices {
+    for Entry { device: d, check, check_failure } in &report.devices {
         let memory = if d.unified { "shared with the host" } else { "its own" };
         // Writing to a string can't fail.
         let _ = writeln!(text, "{}  {} ({})", d.index, d.name, d.kind);
         let _ = writeln!(text, "   driver      {}, Vulkan {}.{}", d.driver, d.api.0, d.api.1);
         let _ = writeln!(text, "   memory      {}, {memory}; {} a binding", bytes(d.memory), bytes(d.max_binding));
         let _ = writeln!(text, "   work group  {} invocations", d.max_invocations);
-        let _ = match (check_error, check_failure) {
-            (Some(error), _) => writeln!(text, "   check       right (relative error {error:.1e})"),
-            (_, Some(failure)) => writeln!(text, "   check       FAILED: {failure}"),
-            _ => Ok(()),
-        };
+        if let Some(failure) = check_failure {
+            let _ = writeln!(text, "   check       FAILED: {failure}");
+        }
+        text.push_str(&check.as_ref().map_or(String::new(), checked));
     }
+    text
+}
+
+/// What a check found: the kernels, what is wrong with which, and a network.
+fn checked(report: &check::Report) -> String {
+    let mut text = String::new();
+    let mut kernels = BTreeMap::<&str, (usize, f64)>::new();
+    for case in &report.cases {
+        for kernel in &case.kernels {
+            let (cases, worst) = kernels.entry(kernel).or_default();
+            *cases += 1;
+            *worst = case.error.unwrap_or(f64::NAN).max(*worst);
+        }
+    }
+    for (kernel, (cases, worst)) in kernels {
+        let _ = writeln!(text, "   kernel      {kernel}: {cases} cases, largest relative error {worst:.1e}");
+    }
+    let broken = report.broken().count();
+    let _ = match broken {
+        0 => writeln!(text, "   check       {} cases right", report.cases.len()),
+        _ => writeln!(text, "   check       {broken} of {} cases FAILED", report.cases.len()),
+    };
+    for case in report.broken() {
+        let failure = case.failure.as_deref().unwrap_or("");
+        let _ = writeln!(text, "   BROKEN      {} ({}, {}): {failure}", case.kernels.join(", "), case.how, case.what);
+    }
+    let _ = match (report.network_error, &report.network_failure) {
+        (Some(error), _) => writeln!(text, "   network     right (relative error {error:.1e})"),
+        (None, failure) => writeln!(text, "   network     FAILED: {}", failure.as_deref().unwrap_or("")),
+    };
     text
 }

@@ -152,6 +152,74 @@ fn bench_measures_time_and_memory() {
 }
 
 #[test]
+fn bench_looks_at_every_node_and_takes_inputs() {
+    let place = Place::new();
+    let bench = |more: &[&str]| {
+        let common = ["bench", "--threads", "1", "--runs", "2", "--json"];
+        json(&place, &[&common, more].concat())["backends"][0].clone()
+    };
+    let one = bench(&["--backend", "cpu", "--ops"]);
+    let number = |value: &Value, key: &str| value[key].as_f64().unwrap();
+    let nodes = json(&place, &["inspect", "--json"])["layers"].as_array().unwrap().len();
+    let counted: u64 = one["ops"]["ops"].as_array().unwrap().iter().map(|op| op["nodes"].as_u64().unwrap()).sum();
+    assert_eq!((counted as usize, one["runs"].as_u64()), (nodes, Some(2)));
+    let kinds = one["ops"]["nodes"].as_array().unwrap();
+    let sum = |key| kinds.iter().map(|n| number(n, "nodes") * number(n, key)).sum::<f64>();
+    assert_eq!(sum("flops"), number(&one, "flops"));
+    assert!((sum("seconds") / number(&one["ops"], "seconds") - 1.0).abs() < 1e-9);
+    let share = number(&one, "roof_share");
+    // Noise of a busy machine included, nothing is faster than twice the roof.
+    assert!(share > 0.0 && share < 2.0, "{share}");
+    assert!(number(&one["peak"], "flops_per_second") > 1e7 && number(&one["peak"], "bytes_per_second") > 1e7);
+    // Two images: twice the operations; the weights are read once.
+    let two = bench(&["--backend", "cpu", "--batch", "2"]);
+    assert_eq!(number(&two, "flops"), 2.0 * number(&one, "flops"));
+    let per_image = number(&two, "moved_bytes") - number(&one, "moved_bytes");
+    assert_eq!(number(&one, "moved_bytes"), per_image + number(&one, "weight_bytes"));
+
+    // A given input: 256 values of x, and t. The header ends where 8 bytes begin.
+    let header = r#"{"x":{"dtype":"F32","shape":[1,1,16,16],"data_offsets":[0,1024]},"t":{"dtype":"F32","shape":[1],"data_offsets":[1024,1028]}}"#;
+    let header = format!("{header:width$}", width = header.len().next_multiple_of(8));
+    let values = (0..256).map(|i| (i as f32 / 40.0).sin()).chain([500.0]);
+    let bytes: Vec<u8> = (header.len() as u64)
+        .to_le_bytes()
+        .into_iter()
+        .chain(header.bytes())
+        .chain(values.flat_map(f32::to_le_bytes))
+        .collect();
+    std::fs::write(place.path("in.safetensors"), bytes).unwrap();
+    let results = ["cpu", "reference"].map(|backend| {
+        bench(&["--backend", backend, "--input", "in.safetensors", "--output", "y.safetensors"]);
+        let bytes = place.read("y.safetensors");
+        let values = bytes[bytes.len() - 1024..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        values.collect::<Vec<f32>>()
+    });
+    let size: f32 = results[1].iter().map(|v| v * v).sum();
+    let error: f32 = results[0].iter().zip(&results[1]).map(|(a, b)| (a - b) * (a - b)).sum();
+    // As the networks' tests hold the CPU backend to the reference: 2e-6.
+    assert!(size > 1.0 && (error / size).sqrt() < 4e-6, "{error} {size}");
+    place.fail(&["bench", "--input", "in.safetensors", "--size", "32x32", "--backend", "cpu"], 2, "1024");
+}
+
+#[test]
+fn bench_shows_how_the_cost_grows() {
+    let place = Place::new();
+    // A pack takes one size alone: every other is answered with the reason, and batches are measured.
+    place.succeed(&["pack", "--out", "glyph.pack"]);
+    let args =
+        ["bench", "--grow", "--model", "glyph.pack", "--backend", "cpu", "--threads", "1", "--runs", "1", "--json"];
+    let grown = json(&place, &args)["backends"][0].clone();
+    for row in grown["sizes"].as_array().unwrap() {
+        assert!(row["measured"].is_null() && row["reason"].as_str().unwrap().contains("16x16"), "{row}");
+    }
+    let batches = grown["batches"].as_array().unwrap();
+    let of = |key: &str| batches.iter().map(|row| row["measured"][key].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(of("batch"), [1, 2, 4, 8]);
+    let flops = of("flops");
+    assert_eq!(flops[3], 8 * flops[0]);
+}
+
+#[test]
 fn devices_and_help_are_there() {
     let place = Place::new();
     let report = json(&place, &["devices", "--json"]);

@@ -1,0 +1,83 @@
+//! Every case on a Vulkan device, every way that its kernels can be chosen.
+
+use unfog_core::nn::graph::{GraphError, Input};
+use unfog_core::nn::op::{MAX_INPUTS, MAX_WEIGHTS};
+use unfog_core::nn::weights::WeightData;
+use unfog_gpu::{Context, GpuError, Options, Precision};
+
+use super::cases::{Case, all};
+use super::{Checked, right, twin};
+use crate::backend::{Request, vulkan};
+use crate::error::{Error, Result};
+use crate::model::Network;
+use crate::stop::Stop;
+
+/// The ways in which a device can be used: how they are called, and the options.
+fn ways() -> Vec<(String, Options)> {
+    let one = Options { max_images: 1, ..Options::default() };
+    vec![
+        ("f32".into(), one),
+        ("f16 weights".into(), Options { precision: Precision::F16, ..one }),
+        ("staging copies".into(), Options { force_staging: true, ..one }),
+    ]
+}
+
+pub(super) fn check(request: &Request, stop: &Stop) -> Result<Vec<Checked>> {
+    let (context, _) = vulkan::open(request)?;
+    let ways = ways();
+    let mut checked = Vec::new();
+    for case in all() {
+        let network = network(&case)?;
+        let weights: Vec<Vec<f32>> =
+            case.weights.iter().flatten().enumerate().map(|(i, w)| case.weight(i, w)).collect();
+        let data: Vec<WeightData<'_>> = weights.iter().map(|w| WeightData::F32(w)).collect();
+        let expected = twin(&case, &network, &data)?;
+        for (how, options) in &ways {
+            stop.check()?;
+            let mut kernels = Vec::new();
+            let found = run(&context, &case, &network, &data, *options, &mut kernels);
+            let result = found.map_err(|e| Error::failure(e.to_string())).and_then(|found| right(&found, &expected));
+            let (error, failure) = match result {
+                Ok(error) => (Some(error), None),
+                Err(e) => (None, Some(e.to_string())),
+            };
+            checked.push(Checked { what: case.name(), how: how.clone(), kernels, error, failure });
+        }
+    }
+    Ok(checked)
+}
+
+/// A case's graph of one node.
+fn network(case: &Case) -> Result<Network> {
+    Network::build(|mut g, _| {
+        let mut inputs = [None; MAX_INPUTS];
+        for (id, shape) in inputs.iter_mut().zip(case.inputs) {
+            *id = shape.map(|shape| g.input(Input::Embedding, shape)).transpose()?;
+        }
+        let mut weights = [None; MAX_WEIGHTS];
+        for (id, weight) in weights.iter_mut().zip(case.weights) {
+            *id = weight.map(|w| g.weight(w.shape, w.role)).transpose()?;
+        }
+        let output = g.node(case.op, inputs, weights)?;
+        Ok(g.finish(output))
+    })
+    .map_err(|e: GraphError| Error::failure(format!("{} is no network: {e:?}", case.name())))
+}
+
+fn run(
+    context: &Context,
+    case: &Case,
+    network: &Network,
+    weights: &[WeightData<'_>],
+    options: Options,
+    kernels: &mut Vec<String>,
+) -> std::result::Result<Vec<f32>, GpuError> {
+    let graph = network.graph();
+    let mut gpu = unfog_gpu::Network::new(context, &graph, weights, options)?;
+    kernels.extend(gpu.kernels(0));
+    for (i, (id, _, shape)) in graph.inputs().enumerate() {
+        gpu.set_input(id, 0, &case.input(i, shape.len() as usize))?;
+    }
+    gpu.execute()?;
+    gpu.output(0).ok_or(GpuError::NotPrepared)
+}
