@@ -224,6 +224,16 @@ impl Site<'_> {
                 };
                 one(self.step("affine", items, vec![x, divisor.unwrap_or(x), out], bytes_of(&push)))
             }
+            Op::LayerNorm(op) => {
+                let pixels = os.pixels() as u32;
+                let push = push::LayerNorm { items: pixels, c4: out4, c: os.c, x_image, out_image, eps: op.eps };
+                let operands = vec![x, self.weight(0)?, self.weight(1)?, out];
+                one(self.step("layer_norm", pixels, operands, bytes_of(&push)))
+            }
+            Op::Gate(op) => {
+                let push = push::Gate { items, c4: out4, c: os.c, x_image, out_image, act: op.act as u32 };
+                one(self.step("gate", items, vec![x, out], bytes_of(&push)))
+            }
         }
     }
 

@@ -49,15 +49,14 @@ impl VulkanDenoiser {
         self.stop = stop;
     }
 
-    /// Loads an embedding `[pixels, channels]`, for use as [`Cond::Loaded`] with the number returned.
+    /// Loads a condition: the values of the network's embeddings, each `[pixels, channels]`, one after the other. For use as
+    /// [`Cond::Loaded`] with the number returned.
     ///
     /// # Errors
     /// [`GpuError::Input`] when the network takes none or one of another length.
     pub fn load_embedding(&mut self, values: &[f32]) -> Result<u32, GpuError> {
-        let fits = |(_, input, shape): (_, Input, unfog_core::nn::op::Shape)| {
-            input == Input::Embedding && shape.len() == values.len() as u64
-        };
-        if !self.network.graph().inputs().any(fits) {
+        let len = self.network.graph().interface().map_or(0, |interface| interface.embedding);
+        if len == 0 || len != values.len() {
             return Err(InputError::Length.into());
         }
         self.embeddings.push(values.to_vec());
@@ -87,6 +86,8 @@ impl VulkanDenoiser {
     /// Sets every input of image `slot` of the batch.
     fn fill(&mut self, slot: usize, x: &[f32], t: f32, cond: Cond) -> Result<(), GpuError> {
         let inputs: Vec<_> = self.network.graph().inputs().collect();
+        let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
+        let mut loaded = project::loaded(self.network.graph().interface(), cond, find)?;
         for (id, input, shape) in inputs {
             if input == Input::Sample {
                 let space = self.network.input_mut(id, slot).ok_or(InputError::Length)?;
@@ -95,8 +96,7 @@ impl VulkanDenoiser {
             }
             let weight = |id: WeightId| self.host_weights.get(usize::from(id.0)).map(|w| WeightData::F32(w));
             let mut values = vec![0.0; shape.len() as usize];
-            let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
-            project::fill(input, t, cond, weight, find, &mut values)?;
+            project::fill(input, t, cond, weight, &mut loaded, &mut values)?;
             self.network.set_input(id, slot, &values)?;
         }
         Ok(())

@@ -16,9 +16,9 @@ pub fn node_flops(graph: &Graph<'_>, node: &Node) -> u64 {
         // Scores and the weighted sum.
         Op::Attention(_) => out.len().saturating_mul(input(1).pixels()).saturating_mul(4),
         // Mean, variance, normalisation.
-        Op::GroupNorm(_) => out.len().saturating_mul(8),
+        Op::GroupNorm(_) | Op::LayerNorm(_) => out.len().saturating_mul(8),
         Op::AvgPool(_) => input(0).len(),
-        Op::Upsample(_) | Op::Concat(_) | Op::Embedding(_) | Op::Affine(_) => out.len(),
+        Op::Upsample(_) | Op::Concat(_) | Op::Embedding(_) | Op::Affine(_) | Op::Gate(_) => out.len(),
     }
 }
 

@@ -48,7 +48,11 @@ impl Given {
         // A table of one row has no row 1; Fourier features have no 0.
         let one_row = takes(graph, |input| matches!(input, Input::Time(Projection::Index { count: 1 })));
         let t = if one_row { 0.0 } else { 1.0 };
-        Ok(Self { x: values(images * len)?, t, class: 0, embeddings: values(images * embedding_len(graph))? })
+        let mut embeddings = values(images * embedding_len(graph))?;
+        // Evenly spread, with the variance of noise.
+        let spread = |i: usize| (((i as f64 * 0.618_033_988_75).fract() - 0.5) * 12.0_f64.sqrt()) as f32;
+        embeddings.iter_mut().enumerate().for_each(|(i, v)| *v = spread(i));
+        Ok(Self { x: values(images * len)?, t, class: 0, embeddings })
     }
 
     /// Reads the tensors `x` `[n, c, h, w]`, `t` (one value), and, where the network takes them, `class` (one value) and
@@ -75,7 +79,7 @@ fn takes(graph: &Graph<'_>, wanted: impl Fn(Input) -> bool) -> bool {
 
 /// Values of an image's embeddings, all together; 0 where the network takes none.
 fn embedding_len(graph: &Graph<'_>) -> usize {
-    graph.inputs().filter(|(_, input, _)| *input == Input::Embedding).map(|(_, _, shape)| shape.len() as usize).sum()
+    graph.interface().map_or(0, |interface| interface.embedding)
 }
 
 impl Probe {
@@ -111,11 +115,11 @@ impl Probe {
         Ok(Self { x: given.x, out, conds, t: given.t })
     }
 
-    /// Evaluates once and says how long it took.
+    /// Evaluates once and says how long it took. A probe goes with the backend that it was made for.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn run<D: Denoise>(&mut self, network: &mut D) -> Result<Duration, D::Error> {
+    pub fn run(&mut self, network: &mut Backend<'_>) -> Result<Duration> {
         let start = Instant::now();
         network.predict(&self.x, self.t, &self.conds, &mut self.out)?;
         Ok(start.elapsed())

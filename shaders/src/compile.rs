@@ -23,8 +23,10 @@ modules! {
     concat "concat.comp";
     conv2d "conv2d.comp";
     embedding "embedding.comp";
+    gate "gate.comp";
     group_norm_partial "group_norm_partial.comp";
     group_norm_stats "group_norm_stats.comp";
     group_norm "group_norm.comp";
+    layer_norm "layer_norm.comp";
     upsample "upsample.comp";
 }

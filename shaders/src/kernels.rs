@@ -67,10 +67,12 @@ kernels! {
     conv2d of conv2d (Conv2d): [X Read, Weight Read, Bias Read, Channel Read, Residual Read, Out Write],
         [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Bool("HALF")];
     embedding of embedding (Embedding): [Index Read, Table Read, Out Write], [LocalX];
+    gate of gate (Gate): [X Read, Out Write], [LocalX];
     group_norm_partial of group_norm (GroupNormPartial): [X Read, Scratch Write], [LocalX];
     group_norm_stats of group_norm (GroupNormStats):
         [Gamma Read, Beta Read, ScaleShift Read, Scratch Update], [LocalX];
     group_norm of group_norm (GroupNorm): [X Read, Scratch Read, Out Write], [LocalX];
+    layer_norm of layer_norm (LayerNorm): [X Read, Gamma Read, Beta Read, Out Write], [LocalX];
     upsample of upsample (Upsample): [X Read, Out Write], [LocalX];
 }
 

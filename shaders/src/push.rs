@@ -60,6 +60,10 @@ push! {
         items: u32, c4: u32, c: u32, x_image: u32, divisor_image: u32, out_image: u32,
         has_divisor: u32, scale: f32, shift: f32,
     }
+    /// Of `layer_norm.comp`; `items`: pixels.
+    LayerNorm { items: u32, c4: u32, c: u32, x_image: u32, out_image: u32, eps: f32, }
+    /// Of `gate.comp`.
+    Gate { items: u32, c4: u32, c: u32, x_image: u32, out_image: u32, act: u32, }
 }
 
 /// Bits of [`Conv2d::has`].

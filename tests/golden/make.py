@@ -11,7 +11,7 @@ The goldens are committed, so neither the build nor the tests need this script. 
 What it writes (safetensors; the metadata key `cases` holds the parameters as JSON):
 
     ops.safetensors        every op: inputs and weights (f16 values, so exact everywhere), outputs computed in f64, stored f32
-    nets/NAME/             small random UNet2DModels, as diffusers saves them
+    nets/NAME/             small random UNet2DModels and UNet2DConditionModels, as diffusers saves them
     nets.safetensors       one evaluation of each of them, and of the models in models/, in f32
     schedules.safetensors  tables, timesteps and variances, bit by bit as diffusers has them
     noise-*.safetensors    the noise of the chains, in the order in which diffusers draws it
@@ -29,7 +29,8 @@ import shutil
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.schedulers import scheduling_ddim, scheduling_ddpm
 from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
@@ -156,6 +157,19 @@ class Ops:
         out = F.embedding(index, table)
         self.add("embedding", dict(count=count, dim=dim), [index[..., None].half(), None, None], [table], out, out.shape)
 
+    def layer_norm(self, h, w, c, eps=1e-5, mean=0.0, std=1.0):
+        g = self.gen
+        x = rand(g, h, w, c, std=std, mean=mean)
+        gamma, beta = rand(g, c, std=0.3, mean=1.0), rand(g, c)
+        y = F.layer_norm(x.double(), (c,), gamma.double(), beta.double(), eps)
+        self.add("layer_norm", dict(eps=eps), [x, None, None], [gamma, beta], y, y.shape)
+
+    def gate(self, h, w, c, act, std=1.0):
+        x = rand(self.gen, h, w, 2 * c, std=std)
+        a, b = x.double().chunk(2, dim=-1)
+        y = a * ACTS[act](b)
+        self.add("gate", dict(act=act), [x, None, None], [], y, y.shape)
+
     def affine(self, h, w, c, scale, shift, divisor=None):
         x = rand(self.gen, h, w, c)
         y = x.double() * scale + shift
@@ -235,6 +249,22 @@ def make_ops(to):
     for act in ("silu", "mish", "gelu", "relu"):
         ops.conv2d(5, 4, 3, 4, act=act, std=100.0)
     ops.group_norm(4, 3, 6, 2, mean=3.0, std=0.0, act="silu")
+    # Channels that fill vectors and that don't; means far from 0, next to no deviation; pixels more than a work group.
+    ops.layer_norm(5, 7, 6)
+    ops.layer_norm(1, 1, 1)
+    ops.layer_norm(1, 77, 24)
+    ops.layer_norm(24, 23, 5, eps=1e-6)
+    ops.layer_norm(3, 3, 127, eps=1e-2)
+    ops.layer_norm(1, 2, 1280)
+    ops.layer_norm(4, 5, 20, mean=100.0)
+    ops.layer_norm(1, 3, 640, mean=-100.0)
+    ops.layer_norm(5, 5, 12, std=0.001, eps=1e-6)
+    ops.layer_norm(4, 3, 6, mean=3.0, std=0.0)
+    for c, act in ((1, "gelu"), (6, "gelu"), (7, "silu"), (8, "none"), (24, "mish"), (127, "relu")):
+        ops.gate(3, 5, c, act)
+    ops.gate(1, 2, 1280, "gelu")
+    ops.gate(24, 23, 4, "gelu")
+    ops.gate(1, 1, 5, "gelu", std=100.0)
     save_file(ops.tensors, to / "ops.safetensors", {"cases": json.dumps(ops.cases)})
     print(f"ops: {len(ops.cases)} cases")
 
@@ -306,12 +336,60 @@ NETS = {
         times=(1.0, 20.0)),
 }
 
+# UNet2DConditionModels. All see 77 tokens.
+CONDITION_NETS = {
+    # As Stable Diffusion 1: one number of heads, projections stored as convolutions, half floats.
+    "sd1": dict(
+        config=dict(sample_size=(8, 12), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(8, 16), layers_per_block=1,
+                    cross_attention_dim=6, attention_head_dim=2, norm_num_groups=4),
+        times=(999.0, 1.0), store=torch.float16),
+    # As Stable Diffusion 2 with images as conditions: heads level by level, projections stored as linear layers, further layers
+    # in the middle level, which attends to the tokens alone.
+    "sd2": dict(
+        config=dict(sample_size=(8, 4), down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+                    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+                    block_out_channels=(6, 12, 12), layers_per_block=(1, 2, 1), cross_attention_dim=10,
+                    attention_head_dim=(1, 2, 3), norm_num_groups=3, use_linear_projection=True, upcast_attention=True,
+                    only_cross_attention=(False, True, False), class_embed_type="projection",
+                    projection_class_embeddings_input_dim=7, norm_eps=1e-3),
+        times=(17.25, 981.0)),
+    # As Stable Diffusion XL: transformers of several layers, none at the highest resolution; sizes as conditions.
+    "sdxl": dict(
+        config=dict(sample_size=(6, 10), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), block_out_channels=(8, 16), layers_per_block=1,
+                    cross_attention_dim=12, attention_head_dim=(1, 2), norm_num_groups=4, use_linear_projection=True,
+                    transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=4,
+                    projection_class_embeddings_input_dim=29),
+        times=(500.0, 0.0), store=torch.bfloat16),
+    # A guidance embedding, tokens that are projected first, heads that don't divide the channels, the class as a time, the time
+    # as scale and shift, a middle without attention, nine channels, other kernels, an even image.
+    "guided": dict(
+        config=dict(sample_size=(4, 6), in_channels=9, out_channels=4, center_input_sample=True, flip_sin_to_cos=False,
+                    freq_shift=1, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(10, 15),
+                    mid_block_type="UNetMidBlock2D", mid_block_scale_factor=1.5, downsample_padding=0, layers_per_block=1,
+                    act_fn="gelu", norm_num_groups=5, cross_attention_dim=4, encoder_hid_dim=7,
+                    encoder_hid_dim_type="text_proj", attention_head_dim=3, time_cond_proj_dim=5,
+                    class_embed_type="timestep", resnet_time_scale_shift="scale_shift", conv_in_kernel=5, conv_out_kernel=1,
+                    time_embedding_dim=12),
+        times=(3.0, 700.0)),
+    # As the upscalers: a table of noise levels. No middle.
+    "table": dict(
+        config=dict(sample_size=(4, 4), in_channels=7, out_channels=4,
+                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), block_out_channels=(4, 8), layers_per_block=1,
+                    mid_block_type=None, norm_num_groups=2, cross_attention_dim=5, attention_head_dim=(4, 8),
+                    only_cross_attention=True, num_class_embeds=6),
+        times=(250.0,)),
+}
+
 
 def randomise(model, gen):
     """Weights for which every part of the network matters: larger than torch's, norms and biases away from 1 and 0."""
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name == "time_proj.weight" and model.config.time_embedding_type == "fourier":
+            if name == "time_proj.weight" and model.config.get("time_embedding_type") == "fourier":
                 p.copy_(torch.randn(p.shape, generator=gen))
             elif "norm" in name:
                 p.copy_(torch.randn(p.shape, generator=gen) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
@@ -322,8 +400,8 @@ def randomise(model, gen):
                 p.copy_(torch.randn(p.shape, generator=gen) * 1.2 * fan_in ** -0.5)
 
 
-def save_net(name, spec, folder, gen):
-    model = UNet2DModel(**spec["config"])
+def save_net(kind, spec, folder, gen):
+    model = kind(**spec["config"])
     randomise(model, gen)
     model = model.to(spec.get("store", torch.float32))
     shutil.rmtree(folder, ignore_errors=True)
@@ -365,6 +443,47 @@ def evaluate(model, x, t, label, dtype):
     return out
 
 
+class Condition:
+    """The condition of some images: what diffusers is given, and the one vector that unfog is given."""
+
+    def __init__(self, config, images, gen):
+        self.tokens = rand(gen, images, 77, config.encoder_hid_dim or config.cross_attention_dim).float()
+        self.kwargs, self.added = {}, {}
+        parts = [self.tokens.flatten(1)]
+        if config.time_cond_proj_dim:
+            self.kwargs["timestep_cond"] = rand(gen, images, config.time_cond_proj_dim).float()
+            parts.append(self.kwargs["timestep_cond"])
+        if config.class_embed_type == "projection":
+            self.kwargs["class_labels"] = rand(gen, images, config.projection_class_embeddings_input_dim).float()
+            parts.append(self.kwargs["class_labels"])
+        elif config.class_embed_type == "timestep":
+            self.kwargs["class_labels"] = torch.arange(images) * 31 + 4
+            parts.append(get_timestep_embedding(self.kwargs["class_labels"], config.block_out_channels[0],
+                                                config.flip_sin_to_cos, config.freq_shift))
+        elif config.num_class_embeds:
+            self.kwargs["class_labels"] = config.num_class_embeds - 1 - torch.arange(images)
+            parts.append(self.kwargs["class_labels"][:, None].float())
+        if config.addition_embed_type == "text_time":
+            times = torch.randint(1024, (images, 6), generator=gen).float()
+            dim = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            text = rand(gen, images, dim).float()
+            self.added = dict(text_embeds=text, time_ids=times)
+            sines = get_timestep_embedding(times.flatten(), config.addition_time_embed_dim, config.flip_sin_to_cos,
+                                           config.freq_shift)
+            parts += [text, sines.reshape(images, -1)]
+        self.vector = torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def evaluate(self, model, x, t, dtype):
+        wide = lambda v: v.to(dtype) if v.is_floating_point() else v
+        kwargs = {key: wide(value) for key, value in self.kwargs.items()}
+        if self.added:
+            # The times stay f32, as their features are.
+            kwargs["added_cond_kwargs"] = self.added | dict(text_embeds=wide(self.added["text_embeds"]))
+        time = torch.tensor([t], dtype=torch.float32)
+        return model.to(dtype)(x.to(dtype), time, wide(self.tokens), **kwargs).sample
+
+
 def make_nets(to):
     gen = torch.Generator().manual_seed(2)
     tensors, cases = {}, []
@@ -390,7 +509,7 @@ def make_nets(to):
             add(name, f"models/{name}/unet", model, t, labels)
     for name, spec in NETS.items():
         folder = to / "nets" / name
-        save_net(name, spec, folder, gen)
+        save_net(UNet2DModel, spec, folder, gen)
         model = UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
         kind, count = model.config.class_embed_type, model.config.num_class_embeds
         for i, t in enumerate(spec["times"]):
@@ -402,6 +521,21 @@ def make_nets(to):
             elif kind == "identity":
                 embedding = rand(gen, 2, 4 * model.config.block_out_channels[0]).float()
             add(name, f"tests/golden/nets/{name}", model, t, labels, embedding, images=2)
+        size = sum(f.stat().st_size for f in folder.iterdir())
+        print(f"net {name}: {size} bytes")
+    for name, spec in CONDITION_NETS.items():
+        folder = to / "nets" / name
+        save_net(UNet2DConditionModel, spec, folder, gen)
+        model = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+        for t in spec["times"]:
+            x = rand(gen, 2, model.config.in_channels, *model.config.sample_size)
+            condition = Condition(model.config, 2, gen)
+            wide = condition.evaluate(model, x, t, torch.float64)
+            out = condition.evaluate(model, x, t, torch.float32)
+            key = f"{len(cases):02}"
+            tensors |= {f"{key}.x": x, f"{key}.out": out.contiguous(), f"{key}.embedding": condition.vector}
+            cases.append(dict(net=name, path=f"tests/golden/nets/{name}", t=t, labels=None, floor=rel(out, wide)))
+            print(f"net {name} t={t}: output std {float(out.std()):.3f}, floor {cases[-1]['floor']:.1e}")
         size = sum(f.stat().st_size for f in folder.iterdir())
         print(f"net {name}: {size} bytes")
     save_file(tensors, to / "nets.safetensors", {"cases": json.dumps(cases)})

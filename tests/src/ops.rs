@@ -5,7 +5,8 @@ use unfog_core::nn::graph::{
     EMPTY_NODE, EMPTY_TENSOR, EMPTY_WEIGHT, Graph, GraphBuilder, Input, TensorId, Weight, WeightUse,
 };
 use unfog_core::nn::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, MAX_INPUTS, MAX_WEIGHTS, Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
+    Op, Shape, Upsample,
 };
 use unfog_core::nn::weights::WeightData;
 
@@ -235,6 +236,8 @@ fn op(case: &Value) -> TestResult<Op> {
         Some("concat") => Op::Concat(Concat),
         Some("embedding") => Op::Embedding(Embedding { count: int("count")?, dim: int("dim")? }),
         Some("affine") => Op::Affine(Affine { scale: real("scale")?, shift: real("shift")? }),
+        Some("layer_norm") => Op::LayerNorm(LayerNorm { eps: real("eps")? }),
+        Some("gate") => Op::Gate(Gate { act: act()? }),
         _ => return Err(format!("{case}: unknown op").into()),
     })
 }

@@ -93,6 +93,7 @@ fn every_op_has_a_twin_a_shader_a_dispatch_and_cases() -> TestResult {
     };
     let conv2d = untested(|op| if let Op::Conv2d(op) = op { Some(op.act) } else { None });
     let group_norm = untested(|op| if let Op::GroupNorm(op) = op { Some(op.act) } else { None });
-    assert_eq!((conv2d, group_norm), (vec![], vec![]), "activations without a case");
+    let gate = untested(|op| if let Op::Gate(op) = op { Some(op.act) } else { None });
+    assert_eq!((conv2d, group_norm, gate), (vec![], vec![], vec![]), "activations without a case");
     Ok(())
 }

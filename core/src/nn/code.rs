@@ -3,7 +3,8 @@
 
 use super::graph::{Input, Node, Projection, Tensor, TensorId, WeightId, WeightUse};
 use super::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, MAX_INPUTS, MAX_WEIGHTS, Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
+    Op, Shape, Upsample,
 };
 
 /// Words of a node: the op, its inputs and weights, its parameters from word 6 on, and in word 18 its result.
@@ -104,6 +105,14 @@ pub fn encode_node(node: &Node) -> [u32; NODE] {
             put(0, &[7]);
             put(6, &[scale.to_bits(), shift.to_bits()]);
         }
+        Op::LayerNorm(LayerNorm { eps }) => {
+            put(0, &[8]);
+            put(6, &[eps.to_bits()]);
+        }
+        Op::Gate(Gate { act }) => {
+            put(0, &[9]);
+            put(6, &[act as u32]);
+        }
     }
     words
 }
@@ -129,6 +138,8 @@ pub fn decode_node(words: &[u32; NODE]) -> Option<Node> {
         5 => Op::Concat(Concat),
         6 => Op::Embedding(Embedding { count: p0, dim: p1 }),
         7 => Op::Affine(Affine { scale: f32::from_bits(p0), shift: f32::from_bits(p1) }),
+        8 => Op::LayerNorm(LayerNorm { eps: f32::from_bits(p0) }),
+        9 => Op::Gate(Gate { act: act(p0)? }),
         _ => return None,
     };
     let inputs: [_; MAX_INPUTS] = [id(a)?.map(TensorId), id(b)?.map(TensorId), id(c)?.map(TensorId)];

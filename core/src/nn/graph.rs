@@ -61,7 +61,8 @@ pub enum Input {
     Time(Projection),
     /// The class label, projected.
     Class(Projection),
-    /// An embedding that was loaded as a condition.
+    /// Values of the condition that was loaded. Several such inputs take its values one after the other, in the order in which
+    /// they were declared.
     Embedding,
 }
 
@@ -81,19 +82,25 @@ pub struct Interface {
     pub output: Shape,
     /// Whether it takes a condition.
     pub conditional: bool,
+    /// Values of a loaded condition; 0 if it takes none.
+    pub embedding: usize,
 }
 
 impl Interface {
     /// Of a network with these inputs and this output; `None` if it takes no image.
     pub(crate) fn new(inputs: impl Iterator<Item = (TensorId, Input, Shape)>, output: Shape) -> Option<Self> {
-        let (mut sample, mut conditional) = (None, false);
+        let (mut sample, mut conditional, mut embedding) = (None, false, 0_u64);
         for (_, input, shape) in inputs {
             match input {
                 Input::Sample => sample = sample.or(Some(shape)),
                 input => conditional |= input.is_condition(),
             }
+            if input == Input::Embedding {
+                embedding = embedding.saturating_add(shape.len());
+            }
         }
-        Some(Self { sample: sample?, output, conditional })
+        let embedding = usize::try_from(embedding).unwrap_or(usize::MAX);
+        Some(Self { sample: sample?, output, conditional, embedding })
     }
 }
 

@@ -79,17 +79,38 @@ pub fn project<'w>(
     Ok(())
 }
 
-/// Fills one of a network's inputs other than the image: the features of time `t` or of condition `cond`.
-/// `weight` finds the graph's weights, `embeddings` what was loaded under a number.
+/// What a network's [`Input::Embedding`]s are filled from, one after the other: the values that were loaded as condition `cond`,
+/// which `find` finds by their number; none if the network takes none.
+///
+/// # Errors
+/// [`InputError::NoEmbedding`], or [`InputError::Length`] for another number of values than those inputs have together.
+pub fn loaded<'e>(
+    interface: Option<Interface>,
+    cond: Cond,
+    find: impl FnOnce(u32) -> Option<&'e [f32]>,
+) -> Result<&'e [f32], InputError> {
+    match (interface.map_or(0, |interface| interface.embedding), cond) {
+        (0, _) => Ok(&[]),
+        (len, Cond::Loaded(number)) => match find(number) {
+            Some(values) if values.len() == len => Ok(values),
+            Some(_) => Err(InputError::Length),
+            None => Err(InputError::NoEmbedding),
+        },
+        _ => Err(InputError::NoEmbedding),
+    }
+}
+
+/// Fills one of a network's inputs other than the image: with the features of time `t` or of condition `cond`, or with the
+/// first of `loaded`, which is left with the others. Inputs are filled in the graph's order. `weight` finds the graph's weights.
 ///
 /// # Errors
 /// [`InputError`].
-pub fn fill<'w, 'e>(
+pub fn fill<'w>(
     input: Input,
     t: f32,
     cond: Cond,
     weight: impl FnOnce(WeightId) -> Option<WeightData<'w>>,
-    embeddings: impl FnOnce(u32) -> Option<&'e [f32]>,
+    loaded: &mut &[f32],
     out: &mut [f32],
 ) -> Result<(), InputError> {
     match (input, cond) {
@@ -101,15 +122,12 @@ pub fn fill<'w, 'e>(
         (Input::Class(Projection::Index { count }), Cond::Class(_)) => Err(InputError::OutOfRange(count)),
         (Input::Class(_), Cond::Class(_)) => Err(InputError::OutOfRange(1 << 24)),
         (Input::Class(_), _) => Err(InputError::NoClass),
-        (Input::Embedding, Cond::Loaded(number)) => {
-            let embedding = embeddings(number).ok_or(InputError::NoEmbedding)?;
-            if embedding.len() != out.len() {
-                return Err(InputError::Length);
-            }
-            out.copy_from_slice(embedding);
+        (Input::Embedding, _) => {
+            let (part, rest) = loaded.split_at_checked(out.len()).ok_or(InputError::Length)?;
+            out.copy_from_slice(part);
+            *loaded = rest;
             Ok(())
         }
-        (Input::Embedding, _) => Err(InputError::NoEmbedding),
     }
 }
 
@@ -124,7 +142,7 @@ pub fn check(
     conds: &[Cond],
     out_values: usize,
 ) -> Result<(usize, usize), InputError> {
-    let Interface { sample, output, conditional } = interface.ok_or(InputError::Length)?;
+    let Interface { sample, output, conditional, .. } = interface.ok_or(InputError::Length)?;
     let (len, out_len) = (sample.len() as usize, output.len() as usize);
     let images = x.len() / len;
     if images == 0 || images * len != x.len() || conds.is_empty() || !conds.len().is_multiple_of(images) {

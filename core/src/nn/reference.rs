@@ -61,16 +61,18 @@ impl<'a> Reference<'a> {
         let interface = program.interface();
         let len = interface.map_or(0, |interface| interface.output.len() as usize);
         project::check(interface, x, &[cond], len).map_err(ReferenceError::Input)?;
+        let embeddings = self.embeddings;
+        let size = interface.map_or(1, |interface| interface.embedding.max(1));
+        let find = |number: u32| embeddings.chunks_exact(size).nth(number as usize);
+        let mut loaded = project::loaded(interface, cond, find).map_err(ReferenceError::Input)?;
         for (id, input, shape) in program.inputs() {
             let space = self.exec.tensor_mut(self.arena, id).ok_or(ReferenceError::Exec(ExecError::Arena(0)))?;
             if input == Input::Sample {
                 interleave(x, shape, shape.c as usize, space);
                 continue;
             }
-            let len = space.len();
-            let embeddings = self.embeddings;
-            let find = |number: u32| embeddings.chunks_exact(len).nth(number as usize);
-            project::fill(input, t, cond, |id| program.weight(id), find, space).map_err(ReferenceError::Input)?;
+            project::fill(input, t, cond, |id| program.weight(id), &mut loaded, space)
+                .map_err(ReferenceError::Input)?;
         }
         self.next = 0;
         Ok(())

@@ -37,7 +37,7 @@ pub use write::{Contents, write};
 /// The layout of the file.
 pub const FORMAT: u32 = 2;
 /// The meaning of the records: what another version of this crate may not be able to run.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"unfogpak";
 const HEADER: usize = 64;

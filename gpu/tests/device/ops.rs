@@ -3,7 +3,9 @@
 
 use crate::common::{One, Random, context, reference, relative_error};
 use unfog_core::nn::graph::WeightUse::{Kernel, Table, Vector};
-use unfog_core::nn::op::{Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, Op, Shape, Upsample};
+use unfog_core::nn::op::{
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, Op, Shape, Upsample,
+};
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Context, Network, Options};
 
@@ -75,6 +77,13 @@ fn cases() -> Vec<One> {
     let affine = Op::Affine(Affine { scale: 1.5, shift: -0.25 });
     cases.push(One::new(affine, &[Some(shape(5, 3, 6))], &[]));
     cases.push(One::new(affine, &[Some(shape(1, 3, 7)), Some(Shape::vector(1))], &[]));
+    for x in [shape(5, 7, 6), shape(1, 1, 1), shape(3, 4, 320)] {
+        let vector = Some(([x.c, 1, 1, 1], Vector));
+        cases.push(One::new(Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[Some(x)], &[vector, vector]));
+    }
+    for x in [shape(5, 7, 6), shape(1, 1, 2), shape(3, 4, 16), shape(2, 3, 14)] {
+        cases.push(One::new(Op::Gate(Gate { act: Act::Gelu }), &[Some(x)], &[]));
+    }
     cases
 }
 

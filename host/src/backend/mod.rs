@@ -238,6 +238,19 @@ impl<'a> Backend<'a> {
         }
     }
 
+    /// Keeps a condition: the values of the network's embeddings, one after the other. Returns what names it from now on.
+    ///
+    /// # Errors
+    /// A network that takes none, or one of another length.
+    pub fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
+        match self {
+            Backend::Reference(reference) => reference.load_embedding(values),
+            Backend::Cpu(cpu) => cpu.load_embedding(values).map_err(cpu_error),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan(vulkan) => vulkan.load_embedding(values),
+        }
+    }
+
     /// What computes.
     pub fn describe(&self) -> Description {
         let processor = |backend, threads| Description {
@@ -253,19 +266,6 @@ impl<'a> Backend<'a> {
             Backend::Cpu(cpu) => processor(Kind::Cpu, cpu.threads()),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.describe(),
-        }
-    }
-
-    /// Keeps an embedding `[pixels, channels]`; what is returned names it in conditions.
-    ///
-    /// # Errors
-    /// A network that takes none of this length.
-    pub fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
-        match self {
-            Backend::Reference(reference) => reference.load_embedding(values),
-            Backend::Cpu(cpu) => Ok(cpu.load_embedding(values)),
-            #[cfg(feature = "vulkan")]
-            Backend::Vulkan(vulkan) => vulkan.load_embedding(values),
         }
     }
 

@@ -4,6 +4,7 @@ use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::exec::Exec;
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::{Plan, PlanError, Slot, Target, plan, slots_needed};
+use unfog_core::nn::project::InputError;
 use unfog_core::nn::reference::{Reference, ReferenceError};
 use unfog_core::nn::weights::WeightData;
 
@@ -18,7 +19,7 @@ pub struct ReferenceBackend<'a> {
     weights: &'a [WeightData<'a>],
     slots: Vec<Slot>,
     arena: Vec<f32>,
-    /// All of one length, one after the other.
+    /// The loaded conditions, one after the other.
     embeddings: Vec<f32>,
     stop: Stop,
 }
@@ -37,9 +38,12 @@ impl<'a> ReferenceBackend<'a> {
     }
 
     pub(super) fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
-        let number = self.embeddings.len() / values.len().max(1);
+        let len = self.graph.interface().map_or(0, |interface| interface.embedding);
+        if len == 0 || len != values.len() {
+            return Err(failed(ReferenceError::Input(InputError::Length)));
+        }
         memory::extend(&mut self.embeddings, values)?;
-        Ok(Cond::Loaded(number as u32))
+        Ok(Cond::Loaded((self.embeddings.len() / len) as u32 - 1))
     }
 
     pub(super) fn plan_bytes(&self) -> u64 {

@@ -160,10 +160,17 @@ impl<'g> CpuDenoiser<'g> {
         self.stop = stop;
     }
 
-    /// Keeps an embedding, to be named as `Cond::Loaded` in conditions.
-    pub fn load_embedding(&mut self, values: &[f32]) -> Cond {
+    /// Keeps a condition: the values of the network's embeddings, one after the other. Returns what names it from now on.
+    ///
+    /// # Errors
+    /// [`InputError::Length`] when the network takes none or one of another length.
+    pub fn load_embedding(&mut self, values: &[f32]) -> Result<Cond, CpuError> {
+        let len = self.graph.interface().map_or(0, |interface| interface.embedding);
+        if len == 0 || len != values.len() {
+            return Err(CpuError::Input(InputError::Length));
+        }
         self.embeddings.push(values.to_vec());
-        Cond::Loaded(self.embeddings.len() as u32 - 1)
+        Ok(Cond::Loaded(self.embeddings.len() as u32 - 1))
     }
 
     /// Fills an input tensor that is read by a graph without an image (tests of single ops).
@@ -206,6 +213,8 @@ impl<'g> CpuDenoiser<'g> {
 
     fn evaluate(&mut self, x: &[f32], t: f32, cond: Cond, out: &mut [f32]) -> Result<(), CpuError> {
         let graph = self.graph;
+        let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
+        let mut loaded = project::loaded(graph.interface(), cond, find).map_err(CpuError::Input)?;
         for (id, input, shape) in graph.inputs() {
             let (start, end) = self.places[usize::from(id.0)];
             let space = &mut self.arena[start..end];
@@ -214,8 +223,7 @@ impl<'g> CpuDenoiser<'g> {
                 continue;
             }
             let weight = |id: WeightId| self.weights.get(usize::from(id.0)).map(|w| WeightData::F32(w));
-            let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
-            project::fill(input, t, cond, weight, find, space).map_err(CpuError::Input)?;
+            project::fill(input, t, cond, weight, &mut loaded, space).map_err(CpuError::Input)?;
         }
         let shape = graph.shape(graph.output);
         planar(self.execute()?, shape, shape.c as usize, out);
@@ -272,6 +280,10 @@ fn run(
         (Op::Concat(op), Some(b), ..) => op.run(x, xs.c, b, os.c - xs.c, out),
         (Op::Embedding(op), _, _, Some(table), _) => op.run(x, WeightData::F32(table), out),
         (Op::Affine(op), divisor, ..) => op.run(x, divisor, out),
+        (Op::LayerNorm(op), _, _, Some(gamma), Some(beta)) => {
+            op.run(x, [WeightData::F32(gamma), WeightData::F32(beta)], out);
+        }
+        (Op::Gate(op), ..) => op.run(x, os.c, out),
         // A node without its operands can't come out of a `GraphBuilder`, whose shape rules ask for them.
         _ => {}
     }

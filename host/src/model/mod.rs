@@ -9,11 +9,13 @@ mod packed;
 mod scheduler;
 mod source;
 mod unet2d;
+mod unet2d_condition;
 mod weights;
 
 use std::path::Path;
 
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
+use unfog_core::nn::model::unet2d_condition as condition;
 
 pub use classes::Classes;
 pub use hash::Fingerprint;
@@ -28,8 +30,11 @@ use fields::Fields;
 use packed::Packed;
 use source::Source;
 
-/// The pipelines whose way from noise to picture is the one of this library.
-const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
+/// The pipelines that are known: those whose way from noise to picture is the one of this library, and those of which the
+/// network alone is used so far.
+const PIPELINES: [&str; 4] = ["DDPMPipeline", "DDIMPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+/// Tokens of a prompt, as CLIP's text encoders make them.
+const TOKENS: u32 = 77;
 
 /// A model whose configs were read and checked; its weights are read when a network is made of it.
 #[derive(Clone, Debug)]
@@ -47,6 +52,8 @@ pub struct Model {
 enum Origin {
     /// Files as diffusers saves them, of a `UNet2DModel` with this config.
     UNet2d(Source, Config),
+    /// Files as diffusers saves them, of a `UNet2DConditionModel` with this config.
+    UNet2dCondition(Source, condition::Config),
     /// One file that `unfog pack` wrote.
     Pack(Box<Packed>),
 }
@@ -55,7 +62,7 @@ impl Origin {
     /// model_index.json, if there is one: its name and its text.
     fn index(&self) -> Result<Option<(String, Vec<u8>)>> {
         match self {
-            Self::UNet2d(source, _) => source.index(),
+            Self::UNet2d(source, _) | Self::UNet2dCondition(source, _) => source.index(),
             Self::Pack(pack) => Ok(pack.index()),
         }
     }
@@ -93,9 +100,22 @@ impl Model {
             _ => {
                 let source = path.map_or(Ok(Source::Embedded), Source::open)?;
                 let index = read_index(&name, source.index()?)?;
-                let (config, size) = unet2d::read(&source.network()?)?;
-                let labels = Labels::of_config(&config);
-                (Origin::UNet2d(source, config), index, size, labels)
+                let fields = source.network()?;
+                match fields.text("_class_name", "UNet2DModel")? {
+                    "UNet2DModel" => {
+                        let (config, size) = unet2d::read(&fields)?;
+                        let labels = Labels::of_config(&config);
+                        (Origin::UNet2d(source, config), index, size, labels)
+                    }
+                    "UNet2DConditionModel" => {
+                        let (config, size) = unet2d_condition::read(&fields)?;
+                        (Origin::UNet2dCondition(source, config), index, size, None)
+                    }
+                    class => {
+                        return Err(Error::failure(format!("the network is a {class}, which unfog does not know"))
+                            .hint("known: UNet2DModel, UNet2DConditionModel"));
+                    }
+                }
             }
         };
         let classes = Classes::read(labels, index.as_ref())?;
@@ -115,6 +135,7 @@ impl Model {
     pub fn architecture(&self) -> &'static str {
         match &self.origin {
             Origin::UNet2d(..) => "UNet2DModel",
+            Origin::UNet2dCondition(..) => "UNet2DConditionModel",
             Origin::Pack(_) => "pack",
         }
     }
@@ -123,6 +144,7 @@ impl Model {
     pub fn channels(&self) -> [u32; 2] {
         match &self.origin {
             Origin::UNet2d(_, config) => [config.in_channels, config.out_channels],
+            Origin::UNet2dCondition(_, config) => [config.in_channels, config.out_channels],
             Origin::Pack(pack) => pack.shapes().map(|shape| shape.c),
         }
     }
@@ -131,6 +153,7 @@ impl Model {
     pub fn takes_embedding(&self) -> bool {
         match &self.origin {
             Origin::UNet2d(_, config) => config.class_embedding == ClassEmbedding::Identity,
+            Origin::UNet2dCondition(..) => true,
             Origin::Pack(pack) => pack.takes_embedding(),
         }
     }
@@ -172,7 +195,9 @@ impl Model {
     /// A damaged file; an unknown class or option.
     pub fn scheduler(&self) -> Result<Option<Scheduler>> {
         match &self.origin {
-            Origin::UNet2d(source, _) => source.scheduler()?.map(|fields| Scheduler::read(&fields)).transpose(),
+            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => {
+                source.scheduler()?.map(|fields| Scheduler::read(&fields)).transpose()
+            }
             Origin::Pack(pack) => Ok(pack.scheduler()),
         }
     }
@@ -184,6 +209,7 @@ impl Model {
     pub fn network(&self, h: u32, w: u32) -> Result<Network> {
         match &self.origin {
             Origin::UNet2d(_, config) => unet2d::network(config, h, w),
+            Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, h, w, TOKENS),
             Origin::Pack(pack) => pack.network(h, w),
         }
     }
@@ -194,7 +220,7 @@ impl Model {
     /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
     pub fn weights(&self, network: &Network) -> Result<Weights> {
         match &self.origin {
-            Origin::UNet2d(source, _) => Weights::load(source.weights()?, network),
+            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => Weights::load(source.weights()?, network),
             Origin::Pack(pack) => Weights::packed(pack.file(), network),
         }
     }

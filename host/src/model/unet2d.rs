@@ -1,6 +1,7 @@
 //! diffusers' `unet/config.json` as core's [`Config`].
 
-use unfog_core::nn::model::unet2d::{Block, ClassEmbedding, Config, ConfigError, Resample, TimeEmbedding, build};
+use unfog_core::nn::model::ConfigError;
+use unfog_core::nn::model::unet2d::{Block, ClassEmbedding, Config, Resample, TimeEmbedding, build};
 use unfog_core::nn::op::Act;
 
 use super::fields::Fields;
@@ -8,7 +9,7 @@ use super::network::Network;
 use crate::error::{Error, Result};
 
 /// The size of a model's pictures that its config names: rows and columns.
-fn sample_size(fields: &Fields) -> Result<Option<(u32, u32)>> {
+pub(super) fn sample_size(fields: &Fields) -> Result<Option<(u32, u32)>> {
     match fields.value("sample_size") {
         None => Ok(None),
         Some(value) if value.is_array() => match fields.u32s("sample_size", &[])?[..] {
@@ -32,7 +33,7 @@ fn blocks(fields: &Fields, key: &str, default: &[&str], from_name: fn(&str) -> O
         .collect()
 }
 
-fn bounded<T, const N: usize>(key: &str, list: Vec<T>) -> Result<heapless::Vec<T, N>> {
+pub(super) fn bounded<T, const N: usize>(key: &str, list: Vec<T>) -> Result<heapless::Vec<T, N>> {
     let (len, mut bounded) = (list.len(), heapless::Vec::new());
     for item in list {
         if bounded.push(item).is_err() {
@@ -46,14 +47,8 @@ fn bounded<T, const N: usize>(key: &str, list: Vec<T>) -> Result<heapless::Vec<T
 /// does not know are ignored, as there.
 ///
 /// # Errors
-/// Another architecture, an unknown block or option, a value of the wrong kind.
+/// An unknown block or option, a value of the wrong kind.
 pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
-    let class = fields.text("_class_name", "UNet2DModel")?;
-    if class != "UNet2DModel" {
-        return Err(
-            Error::failure(format!("the network is a {class}, which unfog does not know")).hint("known: UNet2DModel")
-        );
-    }
     let down = ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"];
     let up = ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"];
     let resample = [(Some("conv"), Resample::Conv), (Some("resnet"), Resample::Resnet)];
@@ -119,7 +114,7 @@ fn class_embedding(fields: &Fields) -> Result<ClassEmbedding> {
     }
 }
 
-fn activation(fields: &Fields) -> Result<Act> {
+pub(super) fn activation(fields: &Fields) -> Result<Act> {
     // diffusers lowers the case of the name (`get_activation`).
     match fields.text("act_fn", "silu")?.to_lowercase().as_str() {
         "silu" | "swish" => Ok(Act::Silu),
@@ -138,7 +133,7 @@ pub(super) fn network(config: &Config, h: u32, w: u32) -> Result<Network> {
     Network::build(|builder, names| build(config, h, w, builder, names)).map_err(|e| explain(e, h, w))
 }
 
-fn explain(e: ConfigError, h: u32, w: u32) -> Error {
+pub(super) fn explain(e: ConfigError, h: u32, w: u32) -> Error {
     match e {
         ConfigError::Size { multiple } => Error::usage(format!(
             "this network can't make pictures of {w}x{h}: both sides must be multiples of {multiple}"

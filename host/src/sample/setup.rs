@@ -50,7 +50,7 @@ impl Setup {
         }
         if model.takes_embedding() {
             return Err(Error::failure(format!(
-                "the model {} takes an embedding as its condition (class_embed_type identity), which nothing here makes",
+                "the model {} takes an embedding as its condition, which nothing here makes: text encoders are not supported yet",
                 model.name()
             )));
         }

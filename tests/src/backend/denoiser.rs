@@ -62,7 +62,7 @@ pub(super) fn reference<'a>(net: &'a Net, embeddings: &[&[f32]]) -> TestResult<D
 pub(super) fn cpu<'a>(net: &'a Net, embeddings: &[&[f32]], threads: usize) -> TestResult<Denoiser<'a>> {
     let mut cpu = CpuDenoiser::new(net.graph, net.weights, threads)?;
     for values in embeddings {
-        cpu.load_embedding(values);
+        cpu.load_embedding(values)?;
     }
     Ok(Box::new(Worded(cpu)))
 }

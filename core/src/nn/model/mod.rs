@@ -1,3 +1,48 @@
 //! Published architectures: a config becomes a graph, and the weights' names are told to the caller.
 
+mod layers;
 pub mod unet2d;
+pub mod unet2d_condition;
+
+use super::graph::GraphError;
+
+/// The most resolutions a network may have.
+pub const MAX_LEVELS: usize = 8;
+/// The most layers of a block; enough for every published network.
+pub const MAX_LAYERS: u32 = 8;
+
+/// Why a config is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The lists of blocks and channels are empty or differ in length.
+    Levels,
+    /// A number of channels, layers, groups or classes is 0, or more layers than [`MAX_LAYERS`].
+    Zero(&'static str),
+    /// The groups don't divide the channels.
+    Groups {
+        /// `norm_num_groups` or `attn_norm_num_groups`.
+        groups: u32,
+        /// The channels that they should divide.
+        channels: u32,
+    },
+    /// A head has more channels than there are, or there are more heads than channels.
+    HeadDim {
+        /// `attention_head_dim`.
+        head_dim: u32,
+        /// The channels.
+        channels: u32,
+    },
+    /// A level has an odd number of rows or columns, so that the way up doesn't meet the way down.
+    Size {
+        /// Both sides of the image must be multiples of this.
+        multiple: u32,
+    },
+    /// The graph can't be built.
+    Graph(GraphError),
+}
+
+impl From<GraphError> for ConfigError {
+    fn from(e: GraphError) -> Self {
+        ConfigError::Graph(e)
+    }
+}

@@ -1,19 +1,14 @@
 //! diffusers' `UNet2DModel` (Ho et al. 2020 and its successors).
 
-use core::fmt::Write;
+use heapless::Vec;
 
-use heapless::{String, Vec};
-
+use super::layers::{Change, Layers, Style, path};
+use super::{ConfigError, MAX_LAYERS, MAX_LEVELS};
 use crate::math;
 use crate::nn::graph::{
     Graph, GraphBuilder, GraphError, Input, Projection, TensorId, WeightId, WeightNames, WeightUse,
 };
-use crate::nn::op::{Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, Op, Shape, Upsample};
-
-/// The most resolutions a network may have.
-pub const MAX_LEVELS: usize = 8;
-/// The most layers of a block; enough for every published network.
-pub const MAX_LAYERS: u32 = 8;
+use crate::nn::op::{Act, Affine, Attention, Concat, Conv2d, Embedding, GroupNorm, Op, Shape};
 
 /// What a block on the way down or up is made of, beside its residual layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,42 +136,6 @@ pub struct Config {
     pub class_embedding: ClassEmbedding,
 }
 
-/// Why a config is no network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    /// The lists of blocks and channels are empty or differ in length.
-    Levels,
-    /// A number of channels, layers, groups or classes is 0, or more layers than [`MAX_LAYERS`].
-    Zero(&'static str),
-    /// The groups don't divide the channels.
-    Groups {
-        /// `norm_num_groups` or `attn_norm_num_groups`.
-        groups: u32,
-        /// The channels that they should divide.
-        channels: u32,
-    },
-    /// `attention_head_dim` exceeds the channels.
-    HeadDim {
-        /// `attention_head_dim`.
-        head_dim: u32,
-        /// The channels.
-        channels: u32,
-    },
-    /// A level has an odd number of rows or columns, so that the way up doesn't meet the way down.
-    Size {
-        /// Both sides of the image must be multiples of this.
-        multiple: u32,
-    },
-    /// The graph can't be built.
-    Graph(GraphError),
-}
-
-impl From<GraphError> for ConfigError {
-    fn from(e: GraphError) -> Self {
-        ConfigError::Graph(e)
-    }
-}
-
 impl Config {
     /// The number of values of the time embedding, and of an embedding given as a condition.
     pub fn time_dim(&self) -> u32 {
@@ -245,7 +204,12 @@ pub fn build<'a>(
     names: WeightNames<'_>,
 ) -> Result<Graph<'a>, ConfigError> {
     config.check(h, w)?;
-    Net { config, g: builder, names, temb: TensorId(0) }.build(h, w)
+    let style = Style {
+        norm: GroupNorm { groups: config.norm_num_groups, eps: config.norm_eps, act: config.act },
+        scale_shift: config.scale_shift,
+        time_dim: config.time_dim(),
+    };
+    Net { config, layers: Layers { g: builder, names, style, temb: TensorId(0) } }.build(h, w)
 }
 
 impl Default for Config {
@@ -278,44 +242,26 @@ impl Default for Config {
     }
 }
 
-/// A weight's place in the model: `down_blocks.0.resnets.1` and the like.
-type Path = String<96>;
-
-/// How a residual layer changes the resolution.
-#[derive(Clone, Copy, PartialEq)]
-enum Change {
-    Keep,
-    Down,
-    Up,
-}
-
 struct Net<'c, 'a, 'n> {
     config: &'c Config,
-    g: GraphBuilder<'a>,
-    names: WeightNames<'n>,
-    /// The activated time embedding.
-    temb: TensorId,
-}
-
-fn path(args: core::fmt::Arguments<'_>) -> Result<Path, ConfigError> {
-    let mut path = Path::new();
-    path.write_fmt(args).map_err(|_| ConfigError::Graph(GraphError::Names))?;
-    Ok(path)
+    layers: Layers<'a, 'n>,
 }
 
 impl<'a> Net<'_, 'a, '_> {
     fn build(mut self, h: u32, w: u32) -> Result<Graph<'a>, ConfigError> {
         let config = self.config;
-        let sample = self.g.input(Input::Sample, Shape::new(h, w, config.in_channels))?;
-        self.temb = self.time_embedding()?;
+        let sample = self.layers.g.input(Input::Sample, Shape::new(h, w, config.in_channels))?;
+        self.layers.temb = self.time_embedding()?;
         let centered = match config.center_input_sample {
-            true => {
-                self.g.node(Op::Affine(Affine { scale: 2.0, shift: -1.0 }), [Some(sample), None, None], [None; 2])?
-            }
+            true => self.layers.g.node(
+                Op::Affine(Affine { scale: 2.0, shift: -1.0 }),
+                [Some(sample), None, None],
+                [None; 2],
+            )?,
             false => sample,
         };
         let first = config.block_out_channels[0];
-        let mut x = self.conv("conv_in", Conv2d::new(config.in_channels, first, 3, 1), centered, [None; 2])?;
+        let mut x = self.layers.conv("conv_in", Conv2d::new(config.in_channels, first, 3, 1), centered, [None; 2])?;
 
         let mut skips: Vec<TensorId, { MAX_LEVELS * (MAX_LAYERS as usize + 1) + 1 }> = Vec::new();
         let mut keep = |x: TensorId| skips.push(x).map_err(|_| ConfigError::Graph(GraphError::Full));
@@ -324,7 +270,13 @@ impl<'a> Net<'_, 'a, '_> {
         for (i, &block) in config.down_blocks.iter().enumerate() {
             let channels = config.block_out_channels[i];
             for j in 0..config.layers_per_block {
-                x = self.resnet(&path(format_args!("down_blocks.{i}.resnets.{j}"))?, x, channels, Change::Keep, 1.0)?;
+                x = self.layers.resnet(
+                    &path(format_args!("down_blocks.{i}.resnets.{j}"))?,
+                    x,
+                    channels,
+                    Change::Keep,
+                    1.0,
+                )?;
                 if block == Block::Attention {
                     x = self.block_attention(&path(format_args!("down_blocks.{i}.attentions.{j}"))?, x)?;
                 }
@@ -344,8 +296,14 @@ impl<'a> Net<'_, 'a, '_> {
             let channels = config.block_out_channels[levels - 1 - i];
             for j in 0..=config.layers_per_block {
                 let skip = skips.pop().ok_or(ConfigError::Levels)?;
-                x = self.g.node(Op::Concat(Concat), [Some(x), Some(skip), None], [None; 2])?;
-                x = self.resnet(&path(format_args!("up_blocks.{i}.resnets.{j}"))?, x, channels, Change::Keep, 1.0)?;
+                x = self.layers.g.node(Op::Concat(Concat), [Some(x), Some(skip), None], [None; 2])?;
+                x = self.layers.resnet(
+                    &path(format_args!("up_blocks.{i}.resnets.{j}"))?,
+                    x,
+                    channels,
+                    Change::Keep,
+                    1.0,
+                )?;
                 if block == Block::Attention {
                     x = self.block_attention(&path(format_args!("up_blocks.{i}.attentions.{j}"))?, x)?;
                 }
@@ -355,13 +313,17 @@ impl<'a> Net<'_, 'a, '_> {
             }
         }
 
-        x = self.norm("conv_norm_out", x, None, config.norm_num_groups, Act::Silu)?;
-        x = self.conv("conv_out", Conv2d::new(first, config.out_channels, 3, 1), x, [None; 2])?;
+        x = self.layers.norm("conv_norm_out", x, None, self.norm(config.norm_num_groups, Act::Silu))?;
+        x = self.layers.conv("conv_out", Conv2d::new(first, config.out_channels, 3, 1), x, [None; 2])?;
         if config.time_embedding == TimeEmbedding::Fourier {
-            let time = self.g.input(Input::Time(Projection::Value), Shape::vector(1))?;
-            x = self.g.node(Op::Affine(Affine { scale: 1.0, shift: 0.0 }), [Some(x), Some(time), None], [None; 2])?;
+            let time = self.layers.g.input(Input::Time(Projection::Value), Shape::vector(1))?;
+            x = self.layers.g.node(
+                Op::Affine(Affine { scale: 1.0, shift: 0.0 }),
+                [Some(x), Some(time), None],
+                [None; 2],
+            )?;
         }
-        Ok(self.g.finish(x))
+        Ok(self.layers.g.finish(x))
     }
 
     /// The time embedding with the class's added, through the residual layers' activation: they all begin with it.
@@ -371,29 +333,33 @@ impl<'a> Net<'_, 'a, '_> {
         // Learned tables and frequencies may serve the class too; they are one weight.
         let table = match config.time_embedding {
             TimeEmbedding::Positional { .. } => None,
-            TimeEmbedding::Fourier => {
-                Some(self.weight("time_proj.weight", [config.block_out_channels[0], 1, 1, 1], WeightUse::Host)?)
-            }
-            TimeEmbedding::Learned { count } => {
-                Some(self.weight("time_proj.weight", [count, config.block_out_channels[0], 1, 1], WeightUse::Table)?)
-            }
+            TimeEmbedding::Fourier => Some(self.layers.weight(
+                "time_proj.weight",
+                [config.block_out_channels[0], 1, 1, 1],
+                WeightUse::Host,
+            )?),
+            TimeEmbedding::Learned { count } => Some(self.layers.weight(
+                "time_proj.weight",
+                [count, config.block_out_channels[0], 1, 1],
+                WeightUse::Table,
+            )?),
         };
         let class = match config.class_embedding {
             ClassEmbedding::None => None,
             ClassEmbedding::Table { count } => {
-                let index = self.g.input(Input::Class(Projection::Index { count }), Shape::vector(1))?;
-                let table = self.weight("class_embedding.weight", [count, dim, 1, 1], WeightUse::Table)?;
+                let index = self.layers.g.input(Input::Class(Projection::Index { count }), Shape::vector(1))?;
+                let table = self.layers.weight("class_embedding.weight", [count, dim, 1, 1], WeightUse::Table)?;
                 let op = Op::Embedding(Embedding { count, dim });
-                Some(self.g.node(op, [Some(index), None, None], [Some(table), None])?)
+                Some(self.layers.g.node(op, [Some(index), None, None], [Some(table), None])?)
             }
             ClassEmbedding::Timestep => {
                 let features = self.features(Input::Class, table)?;
-                Some(self.embedding_mlp("class_embedding", features, None, Act::None)?)
+                Some(self.layers.embedding_mlp("class_embedding", features, Act::Silu, None, Act::None)?)
             }
-            ClassEmbedding::Identity => Some(self.g.input(Input::Embedding, Shape::vector(dim))?),
+            ClassEmbedding::Identity => Some(self.layers.g.input(Input::Embedding, Shape::vector(dim))?),
         };
         let features = self.features(Input::Time, table)?;
-        self.embedding_mlp("time_embedding", features, class, config.act)
+        self.layers.embedding_mlp("time_embedding", features, Act::Silu, class, config.act)
     }
 
     /// The features of the time or of a class label that is embedded in the same way.
@@ -401,36 +367,21 @@ impl<'a> Net<'_, 'a, '_> {
         let channels = self.config.block_out_channels[0];
         let projection = match (self.config.time_embedding, table) {
             (TimeEmbedding::Learned { count }, Some(table)) => {
-                let index = self.g.input(input(Projection::Index { count }), Shape::vector(1))?;
+                let index = self.layers.g.input(input(Projection::Index { count }), Shape::vector(1))?;
                 let op = Op::Embedding(Embedding { count, dim: channels });
-                return Ok(self.g.node(op, [Some(index), None, None], [Some(table), None])?);
+                return Ok(self.layers.g.node(op, [Some(index), None, None], [Some(table), None])?);
             }
             (TimeEmbedding::Fourier, Some(weight)) => Projection::Fourier { weight, dim: 2 * channels },
             (TimeEmbedding::Positional { flip, shift }, _) => Projection::Positional { dim: channels, flip, shift },
             _ => return Err(ConfigError::Graph(GraphError::Full)),
         };
-        Ok(self.g.input(input(projection), Shape::vector(projection.dim()))?)
-    }
-
-    /// `TimestepEmbedding`: linear, SiLU, linear; then the class's embedding added and `act`.
-    fn embedding_mlp(
-        &mut self,
-        name: &str,
-        x: TensorId,
-        residual: Option<TensorId>,
-        act: Act,
-    ) -> Result<TensorId, ConfigError> {
-        let dim = self.config.time_dim();
-        let first = Conv2d { act: Act::Silu, ..Conv2d::linear(self.g.shape(x).c, dim) };
-        let x = self.conv(&path(format_args!("{name}.linear_1"))?, first, x, [None; 2])?;
-        let second = Conv2d { act, ..Conv2d::linear(dim, dim) };
-        self.conv(&path(format_args!("{name}.linear_2"))?, second, x, [None, residual])
+        Ok(self.layers.g.input(input(projection), Shape::vector(projection.dim()))?)
     }
 
     fn mid_block(&mut self, x: TensorId) -> Result<TensorId, ConfigError> {
         let config = self.config;
-        let (channels, scale) = (self.g.shape(x).c, config.mid_block_scale_factor);
-        let x = self.resnet("mid_block.resnets.0", x, channels, Change::Keep, scale)?;
+        let (channels, scale) = (self.layers.g.shape(x).c, config.mid_block_scale_factor);
+        let x = self.layers.resnet("mid_block.resnets.0", x, channels, Change::Keep, scale)?;
         let x = match config.add_attention {
             true => {
                 let groups = (!config.scale_shift).then_some(config.norm_num_groups);
@@ -438,69 +389,27 @@ impl<'a> Net<'_, 'a, '_> {
             }
             false => x,
         };
-        self.resnet("mid_block.resnets.1", x, channels, Change::Keep, scale)
+        self.layers.resnet("mid_block.resnets.1", x, channels, Change::Keep, scale)
     }
 
     fn downsample(&mut self, name: &str, block: Block, x: TensorId) -> Result<TensorId, ConfigError> {
-        let c = self.g.shape(x).c;
+        let c = self.layers.g.shape(x).c;
         if block == Block::Resnet || block == Block::Attention && self.config.downsample == Resample::Resnet {
-            return self.resnet(name, x, c, Change::Down, 1.0);
+            return self.layers.resnet(name, x, c, Change::Down, 1.0);
         }
-        let pad = match self.config.downsample_padding {
-            0 => [0, 0, 1, 1],
-            p => [p; 4],
-        };
-        let conv = Conv2d { stride: 2, pad, ..Conv2d::new(c, c, 3, 0) };
-        self.conv(&path(format_args!("{name}.conv"))?, conv, x, [None; 2])
+        self.layers.downsample(name, x, self.config.downsample_padding)
     }
 
     fn upsample(&mut self, name: &str, block: Block, x: TensorId) -> Result<TensorId, ConfigError> {
-        let c = self.g.shape(x).c;
+        let c = self.layers.g.shape(x).c;
         if block == Block::Resnet || block == Block::Attention && self.config.upsample == Resample::Resnet {
-            return self.resnet(name, x, c, Change::Up, 1.0);
+            return self.layers.resnet(name, x, c, Change::Up, 1.0);
         }
-        let conv = Conv2d { upsample: 2, ..Conv2d::new(c, c, 3, 1) };
-        self.conv(&path(format_args!("{name}.conv"))?, conv, x, [None; 2])
+        self.layers.upsample(name, x)
     }
 
-    /// `ResnetBlock2D`.
-    fn resnet(
-        &mut self,
-        name: &str,
-        x: TensorId,
-        out_c: u32,
-        change: Change,
-        scale_factor: f32,
-    ) -> Result<TensorId, ConfigError> {
-        let config = self.config;
-        let (in_c, groups) = (self.g.shape(x).c, config.norm_num_groups);
-        let mut hidden = self.norm(&path(format_args!("{name}.norm1"))?, x, None, groups, config.act)?;
-        let mut residual = x;
-        let mut conv1 = Conv2d::new(in_c, out_c, 3, 1);
-        match change {
-            Change::Keep => {}
-            Change::Down => {
-                let pool = Op::AvgPool(AvgPool { size: 2 });
-                hidden = self.g.node(pool, [Some(hidden), None, None], [None; 2])?;
-                residual = self.g.node(pool, [Some(x), None, None], [None; 2])?;
-            }
-            Change::Up => {
-                conv1.upsample = 2;
-                residual = self.g.node(Op::Upsample(Upsample { factor: 2 }), [Some(x), None, None], [None; 2])?;
-            }
-        }
-        let time_c = if config.scale_shift { 2 * out_c } else { out_c };
-        let linear = Conv2d::linear(config.time_dim(), time_c);
-        let time = self.conv(&path(format_args!("{name}.time_emb_proj"))?, linear, self.temb, [None; 2])?;
-        let (channel, scale_shift) = if config.scale_shift { (None, Some(time)) } else { (Some(time), None) };
-        hidden = self.conv(&path(format_args!("{name}.conv1"))?, conv1, hidden, [channel, None])?;
-        hidden = self.norm(&path(format_args!("{name}.norm2"))?, hidden, scale_shift, groups, config.act)?;
-        if in_c != out_c {
-            let shortcut = Conv2d::linear(in_c, out_c);
-            residual = self.conv(&path(format_args!("{name}.conv_shortcut"))?, shortcut, residual, [None; 2])?;
-        }
-        let conv2 = Conv2d { scale: 1.0 / scale_factor, ..Conv2d::new(out_c, out_c, 3, 1) };
-        self.conv(&path(format_args!("{name}.conv2"))?, conv2, hidden, [None, Some(residual)])
+    fn norm(&self, groups: u32, act: Act) -> GroupNorm {
+        GroupNorm { groups, eps: self.config.norm_eps, act }
     }
 
     fn block_attention(&mut self, name: &str, x: TensorId) -> Result<TensorId, ConfigError> {
@@ -515,60 +424,26 @@ impl<'a> Net<'_, 'a, '_> {
         groups: Option<u32>,
         scale_factor: f32,
     ) -> Result<TensorId, ConfigError> {
-        let c = self.g.shape(x).c;
+        let c = self.layers.g.shape(x).c;
         let head_dim = self.config.attention_head_dim.unwrap_or(c);
         let heads = c / head_dim;
         if heads == 0 {
             return Err(ConfigError::HeadDim { head_dim, channels: c });
         }
         let hidden = match groups {
-            Some(groups) => self.norm(&path(format_args!("{name}.group_norm"))?, x, None, groups, Act::None)?,
+            Some(groups) => {
+                self.layers.norm(&path(format_args!("{name}.group_norm"))?, x, None, self.norm(groups, Act::None))?
+            }
             None => x,
         };
         let inner = heads * head_dim;
-        let mut project =
-            |part: &str| self.conv(&path(format_args!("{name}.{part}"))?, Conv2d::linear(c, inner), hidden, [None; 2]);
+        let mut project = |part: &str| {
+            self.layers.conv(&path(format_args!("{name}.{part}"))?, Conv2d::linear(c, inner), hidden, [None; 2])
+        };
         let (q, k, v) = (project("to_q")?, project("to_k")?, project("to_v")?);
         let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32) };
-        let mixed = self.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
+        let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
         let out = Conv2d { scale: 1.0 / scale_factor, ..Conv2d::linear(inner, c) };
-        self.conv(&path(format_args!("{name}.to_out.0"))?, out, mixed, [None, Some(x)])
-    }
-
-    fn norm(
-        &mut self,
-        name: &str,
-        x: TensorId,
-        scale_shift: Option<TensorId>,
-        groups: u32,
-        act: Act,
-    ) -> Result<TensorId, ConfigError> {
-        let c = self.g.shape(x).c;
-        if !c.is_multiple_of(groups) {
-            return Err(ConfigError::Groups { groups, channels: c });
-        }
-        let gamma = self.weight(&path(format_args!("{name}.weight"))?, [c, 1, 1, 1], WeightUse::Vector)?;
-        let beta = self.weight(&path(format_args!("{name}.bias"))?, [c, 1, 1, 1], WeightUse::Vector)?;
-        let op = Op::GroupNorm(GroupNorm { groups, eps: self.config.norm_eps, act });
-        Ok(self.g.node(op, [Some(x), scale_shift, None], [Some(gamma), Some(beta)])?)
-    }
-
-    /// A convolution or linear layer with a bias; `extra` is its channel vector and its residual.
-    fn conv(
-        &mut self,
-        name: &str,
-        op: Conv2d,
-        x: TensorId,
-        extra: [Option<TensorId>; 2],
-    ) -> Result<TensorId, ConfigError> {
-        let shape = [op.out_c, op.in_c, op.kernel[0], op.kernel[1]];
-        let kernel = self.weight(&path(format_args!("{name}.weight"))?, shape, WeightUse::Kernel)?;
-        let bias = self.weight(&path(format_args!("{name}.bias"))?, [op.out_c, 1, 1, 1], WeightUse::Vector)?;
-        Ok(self.g.node(Op::Conv2d(op), [Some(x), extra[0], extra[1]], [Some(kernel), Some(bias)])?)
-    }
-
-    fn weight(&mut self, name: &str, shape: [u32; 4], role: WeightUse) -> Result<WeightId, ConfigError> {
-        (self.names)(name).map_err(|()| GraphError::Names)?;
-        Ok(self.g.weight(shape, role)?)
+        self.layers.conv(&path(format_args!("{name}.to_out.0"))?, out, mixed, [None, Some(x)])
     }
 }

@@ -9,7 +9,9 @@ mod avg_pool;
 mod concat;
 mod conv2d;
 mod embedding;
+mod gate;
 mod group_norm;
+mod layer_norm;
 mod upsample;
 
 pub use affine::Affine;
@@ -18,7 +20,9 @@ pub use avg_pool::AvgPool;
 pub use concat::Concat;
 pub use conv2d::Conv2d;
 pub use embedding::Embedding;
+pub use gate::Gate;
 pub use group_norm::GroupNorm;
+pub use layer_norm::LayerNorm;
 pub use upsample::Upsample;
 
 use super::graph::Weight;
@@ -137,6 +141,10 @@ pub enum Op {
     Embedding(Embedding),
     /// `x * scale + shift`, optionally divided by a scalar.
     Affine(Affine),
+    /// Layer normalisation.
+    LayerNorm(LayerNorm),
+    /// One half of the channels times the activation of the other.
+    Gate(Gate),
 }
 
 /// How many inputs and weights a node has at most.
@@ -156,12 +164,24 @@ impl Op {
             Op::Concat(_) => "concat",
             Op::Embedding(_) => "embedding",
             Op::Affine(_) => "affine",
+            Op::LayerNorm(_) => "layer_norm",
+            Op::Gate(_) => "gate",
         }
     }
 
     /// The names of all ops, for completeness tests.
-    pub const NAMES: [&'static str; 8] =
-        ["conv2d", "group_norm", "attention", "upsample", "avg_pool", "concat", "embedding", "affine"];
+    pub const NAMES: [&'static str; 10] = [
+        "conv2d",
+        "group_norm",
+        "attention",
+        "upsample",
+        "avg_pool",
+        "concat",
+        "embedding",
+        "affine",
+        "layer_norm",
+        "gate",
+    ];
 
     /// The shape of the result, from the shapes of the inputs; the op's rule.
     ///
@@ -177,6 +197,8 @@ impl Op {
             Op::Concat(op) => op.shape(x),
             Op::Embedding(op) => op.shape(x),
             Op::Affine(op) => op.shape(x),
+            Op::LayerNorm(op) => op.shape(x),
+            Op::Gate(op) => op.shape(x),
         }
     }
 
@@ -191,9 +213,9 @@ impl Op {
             (Op::Conv2d(op), [Some(kernel), bias]) => {
                 kernel == [op.out_c, op.in_c, op.kernel[0], op.kernel[1]] && bias.is_none_or(|b| b == vector)
             }
-            (Op::GroupNorm(_), [Some(gamma), Some(beta)]) => gamma == vector && beta == vector,
+            (Op::GroupNorm(_) | Op::LayerNorm(_), [Some(gamma), Some(beta)]) => gamma == vector && beta == vector,
             (Op::Embedding(op), [Some(table), None]) => table == [op.count, op.dim, 1, 1],
-            (Op::Conv2d(_) | Op::GroupNorm(_) | Op::Embedding(_), _) => false,
+            (Op::Conv2d(_) | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::Embedding(_), _) => false,
             (_, weights) => weights == [None; MAX_WEIGHTS],
         };
         if fit { Ok(()) } else { Err(ShapeError::Weights) }

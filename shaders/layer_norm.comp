@@ -1,0 +1,56 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+// Layer normalisation: out = (x - mean) / deviation * gamma + beta over the channels of each pixel.
+// Twin: core/src/nn/op/layer_norm.rs. One invocation a pixel.
+
+layout(local_size_x_id = 0) in;
+
+layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+layout(set = 0, binding = 1) readonly buffer Gamma { vec4 gamma[]; };
+layout(set = 0, binding = 2) readonly buffer Beta { vec4 beta[]; };
+layout(set = 0, binding = 3) writeonly buffer Out { vec4 result[]; };
+
+layout(push_constant) uniform Push {
+    uint items;
+    uint c4;
+    uint c;
+    uint x_image;
+    uint out_image;
+    float eps;
+};
+
+#include "invocation.glsl"
+#include "lanes.glsl"
+
+float lanes(vec4 v) {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+void main() {
+    uint pixel = item_index();
+    if (pixel >= items) {
+        return;
+    }
+    uint from = image_index() * x_image + pixel * c4;
+    vec4 sum = vec4(0.0);
+    for (uint i = 0; i < c4; ++i) {
+        sum += x[from + i];
+    }
+    float about = lanes(sum) / float(c);
+    // What the sum's rounding left of the mean is taken from the deviations (Chan, Golub & LeVeque 1983).
+    vec4 rest = vec4(0.0);
+    vec4 squares = vec4(0.0);
+    for (uint i = 0; i < c4; ++i) {
+        vec4 d = keep(x[from + i] - about, i * 4, c);
+        rest += d;
+        squares += d * d;
+    }
+    float left = lanes(rest) / float(c);
+    float mean = about + left;
+    float inverse = 1.0 / sqrt(max(lanes(squares) / float(c) - left * left, 0.0) + eps);
+    uint to = image_index() * out_image + pixel * c4;
+    for (uint i = 0; i < c4; ++i) {
+        vec4 v = (x[from + i] - mean) * inverse * gamma[i] + beta[i];
+        result[to + i] = keep(v, i * 4, c);
+    }
+}
