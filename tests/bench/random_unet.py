@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the folder of a full-size UNet2DConditionModel with random weights: config.json as published, and safetensors.
+"""Writes the folder of a full-size UNet2DConditionModel with random weights: config.json as published, and safetensors. The configs
+are those in unets/: of stable-diffusion-v1-5, stable-diffusion-2-1 and stable-diffusion-xl-base-1.0.
 
     tests/bench/random_unet.py {sd15,sd21,sdxl} FOLDER [--dtype f16|f32]
 
@@ -18,82 +19,7 @@ import zlib
 
 import numpy as np
 
-COMMON = {
-    "_class_name": "UNet2DConditionModel",
-    "act_fn": "silu",
-    "center_input_sample": False,
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-05,
-    "norm_num_groups": 32,
-    "out_channels": 4,
-}
-CONFIGS = {
-    # stable-diffusion-v1-5
-    "sd15": COMMON | {
-        "attention_head_dim": 8,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "cross_attention_dim": 768,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "sample_size": 64,
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    },
-    # stable-diffusion-2-1
-    "sd21": COMMON | {
-        "attention_head_dim": [5, 10, 20, 20],
-        "block_out_channels": [320, 640, 1280, 1280],
-        "cross_attention_dim": 1024,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "dual_cross_attention": False,
-        "num_class_embeds": None,
-        "only_cross_attention": False,
-        "sample_size": 96,
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        "upcast_attention": True,
-        "use_linear_projection": True,
-    },
-    # stable-diffusion-xl-base-1.0
-    "sdxl": COMMON | {
-        "addition_embed_type": "text_time",
-        "addition_embed_type_num_heads": 64,
-        "addition_time_embed_dim": 256,
-        "attention_head_dim": [5, 10, 20],
-        "block_out_channels": [320, 640, 1280],
-        "class_embed_type": None,
-        "class_embeddings_concat": False,
-        "conv_in_kernel": 3,
-        "conv_out_kernel": 3,
-        "cross_attention_dim": 2048,
-        "cross_attention_norm": None,
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "dual_cross_attention": False,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-        "mid_block_only_cross_attention": None,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "num_attention_heads": None,
-        "num_class_embeds": None,
-        "only_cross_attention": False,
-        "projection_class_embeddings_input_dim": 2816,
-        "resnet_out_scale_factor": 1.0,
-        "resnet_skip_time_act": False,
-        "resnet_time_scale_shift": "default",
-        "sample_size": 128,
-        "time_cond_proj_dim": None,
-        "time_embedding_act_fn": None,
-        "time_embedding_dim": None,
-        "time_embedding_type": "positional",
-        "timestep_post_act": None,
-        "transformer_layers_per_block": [1, 2, 10],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "upcast_attention": None,
-        "use_linear_projection": True,
-    },
-}
+CONFIGS = pathlib.Path(__file__).resolve().parent / "unets"
 
 
 class Net:
@@ -212,14 +138,14 @@ def write(path, weights, dtype):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=CONFIGS)
+    parser.add_argument("model", choices=sorted(folder.name for folder in CONFIGS.iterdir()))
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--dtype", choices=("f16", "f32"), default="f16")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    config = CONFIGS[args.model]
-    (args.folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    weights = Net(config).weights
+    text = (CONFIGS / args.model / "config.json").read_text()
+    (args.folder / "config.json").write_text(text)
+    weights = Net(json.loads(text)).weights
     write(args.folder / "diffusion_pytorch_model.safetensors", weights, args.dtype)
     print(f"{args.model}: {sum(int(np.prod(s)) for s in weights.values()):,} parameters")
 

@@ -30,9 +30,10 @@ use fields::Fields;
 use packed::Packed;
 use source::Source;
 
-/// The pipelines that are known: those whose way from noise to picture is the one of this library, and those of which the
-/// network alone is used so far.
-const PIPELINES: [&str; 4] = ["DDPMPipeline", "DDIMPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+/// The pipelines whose way from noise to picture is the one of this library.
+const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
+/// The pipelines around a `UNet2DConditionModel`, of which the network alone is used so far.
+const TEXT_PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
 /// Tokens of a prompt, as CLIP's text encoders make them.
 const TOKENS: u32 = 77;
 
@@ -68,14 +69,14 @@ impl Origin {
     }
 }
 
-/// Parses a model_index.json and checks that its pipeline is one of this library's.
-fn read_index(model: &str, index: Option<(String, Vec<u8>)>) -> Result<Option<Fields>> {
+/// Parses a model_index.json and checks that its pipeline is one of those that are `known`.
+fn read_index(model: &str, index: Option<(String, Vec<u8>)>, known: &[&str]) -> Result<Option<Fields>> {
     let index = index.map(|(name, text)| Fields::parse(&name, &text)).transpose()?;
     if let Some(index) = &index {
-        let class = index.text("_class_name", PIPELINES[0])?;
-        if !PIPELINES.contains(&class) {
+        let class = index.text("_class_name", known[0])?;
+        if !known.contains(&class) {
             return Err(Error::failure(format!("the model {model} is a {class}, which unfog does not know"))
-                .hint(format!("known: {}", PIPELINES.join(", "))));
+                .hint(format!("known: {}", known.join(", "))));
         }
     }
     Ok(index)
@@ -92,22 +93,23 @@ impl Model {
         let (origin, index, size, labels) = match path {
             Some(path) if path.exists() && !path.is_dir() => {
                 let pack = Packed::open(path)?;
-                let index = read_index(&name, pack.index())?;
+                let index = read_index(&name, pack.index(), &[PIPELINES, TEXT_PIPELINES].concat())?;
                 let [image, _] = pack.shapes();
                 let labels = pack.class().map(Labels::of_input);
                 (Origin::Pack(Box::new(pack)), index, Some((image.h, image.w)), labels)
             }
             _ => {
                 let source = path.map_or(Ok(Source::Embedded), Source::open)?;
-                let index = read_index(&name, source.index()?)?;
                 let fields = source.network()?;
                 match fields.text("_class_name", "UNet2DModel")? {
                     "UNet2DModel" => {
+                        let index = read_index(&name, source.index()?, &PIPELINES)?;
                         let (config, size) = unet2d::read(&fields)?;
                         let labels = Labels::of_config(&config);
                         (Origin::UNet2d(source, config), index, size, labels)
                     }
                     "UNet2DConditionModel" => {
+                        let index = read_index(&name, source.index()?, &TEXT_PIPELINES)?;
                         let (config, size) = unet2d_condition::read(&fields)?;
                         (Origin::UNet2dCondition(source, config), index, size, None)
                     }
