@@ -2,7 +2,8 @@
 
 use unfog_core::nn::graph::{Weight, WeightUse};
 use unfog_core::nn::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, GroupNorm, MAX_INPUTS, MAX_WEIGHTS, Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
+    Op, Shape, Upsample,
 };
 
 /// One op with the shapes of its operands.
@@ -49,7 +50,7 @@ impl Case {
         let [rows, columns, h, w] = weight.shape;
         let (scale, shift) = match weight.role {
             WeightUse::Kernel => (1.0 / ((columns * h * w) as f32).sqrt(), 0.0),
-            _ if matches!(self.op, Op::GroupNorm(_)) && i == 0 => (0.25, 1.0),
+            _ if matches!(self.op, Op::GroupNorm(_) | Op::LayerNorm(_)) && i == 0 => (0.25, 1.0),
             _ => (0.5, 0.0),
         };
         let len = rows as usize * columns as usize * (h * w) as usize;
@@ -126,6 +127,10 @@ fn normalisations() -> Vec<Case> {
     cases.push(norm(Shape::new(9, 7, 30), 5, Act::None, true));
     cases.push(norm(Shape::new(64, 64, 32), 8, Act::Silu, false));
     cases.push(norm(Shape::new(4, 4, 320), 32, Act::Silu, false));
+    for shape in [Shape::new(8, 8, 320), Shape::new(1, 77, 30), Shape::new(2, 2, 1280)] {
+        let vector = ([shape.c, 1, 1, 1], WeightUse::Vector);
+        cases.push(Case::new(Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[shape]).weigh(&[vector, vector]));
+    }
     cases
 }
 
@@ -149,6 +154,10 @@ pub(super) fn all() -> Vec<Case> {
     let mut cases = convolutions();
     cases.extend(normalisations());
     cases.extend(attentions());
+    for act in Act::ALL {
+        cases.push(Case::new(Op::Gate(Gate { act }), &[Shape::new(8, 6, 64)]));
+        cases.push(Case::new(Op::Gate(Gate { act }), &[Shape::new(5, 3, 26)]));
+    }
     for c in [32, 13] {
         let x = Shape::new(8, 6, c);
         cases.push(Case::new(Op::Upsample(Upsample { factor: 2 }), &[x]));
