@@ -34,7 +34,7 @@ pub fn op(op: &Op, backend: &Backend) -> Tolerance {
         Op::GroupNorm(_) => allow(4e-6, "a mean of 100 is rounded by up to 4e-6, against a deviation of 1"),
         Op::Conv2d(_) => match backend {
             Backend::Reference => allow(5e-7, "sums of up to 324 products, one after the other"),
-            Backend::Cpu { .. } => allow(5e-7, "sums of up to 324 products; vector approximations of the activations"),
+            Backend::Cpu(_) => allow(5e-7, "sums of up to 324 products; vector approximations of the activations"),
             Backend::Vulkan { .. } => allow(2e-6, "sums of up to 324 products; Vulkan's exp is good to 3 + 2|x| ulp"),
         },
     }

@@ -1,5 +1,6 @@
 //! The determinism contract: the same bits for any number of threads, any batch size, and from run to run.
 
+use unfog::cpu::CpuOptions;
 use unfog_core::config::Config;
 use unfog_core::denoise::Cond;
 use unfog_core::noise::Philox;
@@ -11,6 +12,11 @@ use unfog_tests::backend::{Backend, gpus};
 use unfog_tests::compare::same_bits;
 use unfog_tests::net::Net;
 use unfog_tests::run::Run;
+
+/// The CPU backend with so many threads.
+fn cpu_with(threads: usize) -> Backend {
+    Backend::Cpu(CpuOptions { threads, ..CpuOptions::default() })
+}
 
 /// The images 0 to `count` of seed 7, made in batches of `batch`.
 fn images(net: &Net, backend: &Backend, steps: usize, count: u64, batch: usize) -> TestResult<Vec<f32>> {
@@ -52,7 +58,7 @@ fn reference_glyph_tiny() -> TestResult {
 
 #[test]
 fn cpu_glyph_tiny() -> TestResult {
-    matrix(&Backend::Cpu { threads: 1 }, &[1, 2, 4].map(|threads| Backend::Cpu { threads }))
+    matrix(&cpu_with(1), &[1, 2, 4].map(cpu_with))
 }
 
 #[test]
@@ -74,11 +80,11 @@ fn vulkan_glyph_tiny() -> TestResult {
 #[test]
 fn mednist_ddpm() -> TestResult {
     let net = Net::open("models/mednist-ddpm")?;
-    let cpu = Backend::Cpu { threads: 1 };
+    let cpu = cpu_with(1);
     let want = images(&net, &cpu, 2, 3, 1)?;
     same_bits("cpu, run 2", &images(&net, &cpu, 2, 3, 1)?, &want)?;
     same_bits("cpu in a batch of 3", &images(&net, &cpu, 2, 3, 3)?, &want)?;
-    same_bits("cpu with 4 threads", &images(&net, &Backend::Cpu { threads: 4 }, 2, 3, 1)?, &want)?;
+    same_bits("cpu with 4 threads", &images(&net, &cpu_with(4), 2, 3, 1)?, &want)?;
     for gpu in gpus()? {
         let vulkan = Backend::Vulkan { gpu, options: Options::default() };
         let want = images(&net, &vulkan, 2, 3, 1)?;

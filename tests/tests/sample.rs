@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use unfog::backend::{Kind, Request};
+use unfog::cpu::CpuOptions;
 use unfog::sample::{Options, sample};
 use unfog::stop::Stop;
 use unfog_tests::TestResult;
@@ -70,7 +71,7 @@ fn compare(name: &str) -> TestResult {
         let x0 = got.tensor("x0")?;
         assert_eq!(x0.shape, want.shape, "{what}");
         let size = [want.shape[2], want.shape[3]];
-        let tolerance = tolerance::chain(&Backend::Cpu { threads: 0 });
+        let tolerance = tolerance::chain(&Backend::Cpu(CpuOptions::default()));
         close_pictures(&what, &x0.values, &want.values, size, tolerance)?;
         made += 1;
     }

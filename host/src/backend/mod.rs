@@ -16,7 +16,7 @@ use unfog_core::nn::weights::WeightData;
 
 pub use auto::{Chosen, choose};
 
-use crate::cpu::{CpuDenoiser, CpuError};
+use crate::cpu::{CpuDenoiser, CpuError, CpuOptions};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::stop::Stop;
@@ -214,18 +214,15 @@ impl<'a> Backend<'a> {
     pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
         request.check()?;
         if matches!(request.kind, Kind::Cpu | Kind::Reference) {
-            let (copies, target) = match request.kind {
-                Kind::Cpu => (graph.weights.iter().map(|w| w.len().saturating_mul(4)).sum(), Target::STORED),
-                _ => (0_u64, Target::REFERENCE),
-            };
-            let activations = memory::plan_bytes(&graph, &target)?;
-            memory::check(activations.saturating_add(copies), "the network's weights and activations")?;
+            let target = if request.kind == Kind::Cpu { Target::STORED } else { Target::REFERENCE };
+            memory::check(memory::plan_bytes(&graph, &target)?, "the network's activations")?;
         }
         match request.kind {
             Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
             Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),
             Kind::Cpu => {
-                let mut cpu = CpuDenoiser::new(graph, weights, request.threads.unwrap_or(0)).map_err(cpu_error)?;
+                let options = CpuOptions { threads: request.threads.unwrap_or(0), ..CpuOptions::default() };
+                let mut cpu = CpuDenoiser::new(graph, weights, options).map_err(cpu_error)?;
                 cpu.stop_when(stop.flag());
                 Ok(Backend::Cpu(cpu))
             }

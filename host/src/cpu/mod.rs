@@ -1,22 +1,36 @@
 //! The fast CPU backend: all cores, vector instructions, f32 arithmetic.
 
+mod attention;
+mod choice;
+mod conv;
 mod elementwise;
-mod gemm;
+mod epilogue;
 mod kernels;
+mod norm;
+mod run;
+mod split;
+mod tile;
+mod weights;
+mod winograd;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use unfog_core::denoise::{Cond, Denoise};
-use unfog_core::nn::graph::{Graph, Input, Node, TensorId, Weight, WeightId, WeightUse};
+use unfog_core::nn::graph::{Graph, Input, TensorId, WeightId, WeightUse};
 use unfog_core::nn::layout::{interleave, planar};
-use unfog_core::nn::op::Op;
 use unfog_core::nn::plan::{PlanError, Slot, Target, plan, slots_needed};
 use unfog_core::nn::project::{self, InputError};
 use unfog_core::nn::weights::WeightData;
 
-use kernels::{Kernels, attention_scratch, conv_scratch};
+pub use choice::ConvKernel;
+use kernels::Kernels;
+
+/// Most bytes that a batch takes beyond what one image needs, unless a share of the weights' size is more.
+const BATCH_BYTES: u64 = 32 << 20;
+/// Most images of a batch.
+const BATCH: u64 = 8;
 
 /// Why the CPU backend can't be made or could not evaluate.
 #[derive(Debug)]
@@ -25,6 +39,8 @@ pub enum CpuError {
     Plan(PlanError),
     /// Weight `index` is missing or has another number of values than the graph says.
     Weight(usize),
+    /// There is no memory for this many bytes of activations or scratch.
+    Memory(u64),
     /// The threads could not be started.
     Threads(rayon::ThreadPoolBuildError),
     /// An input doesn't fit.
@@ -38,6 +54,9 @@ impl fmt::Display for CpuError {
         match self {
             CpuError::Plan(e) => write!(f, "the network has no memory plan: {e:?}"),
             CpuError::Weight(i) => write!(f, "weight {i} doesn't fit the graph"),
+            CpuError::Memory(bytes) => {
+                write!(f, "there is no memory for {} MB of activations", bytes.div_ceil(1_000_000))
+            }
             CpuError::Threads(_) => write!(f, "the threads of the CPU backend could not be started"),
             CpuError::Input(e) => write!(f, "an input of the network doesn't fit: {e:?}"),
             CpuError::Stopped => write!(f, "stopped"),
@@ -54,18 +73,37 @@ impl std::error::Error for CpuError {
     }
 }
 
+/// How the backend is set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads; 0 for one a core.
+    pub threads: usize,
+    /// Images that are evaluated together at most; 0 for as many as memory allows in proportion to the network.
+    pub images: usize,
+    /// A kernel for all convolutions that it can do, in place of the table's choice.
+    pub conv: Option<ConvKernel>,
+}
+
 /// A network on the CPU. The same bits for any number of threads and any batch size.
 pub struct CpuDenoiser<'g> {
     graph: Graph<'g>,
     /// Start and end of each tensor in the arena, for one image.
     places: Vec<(usize, usize)>,
-    /// Values of each weight; kernels relaid to `[kh, kw, in_c, out_c]`.
-    weights: Vec<Vec<f32>>,
+    /// Values of the arena for one image.
+    plan_len: usize,
+    weights: Vec<WeightData<'g>>,
+    /// Biases and the like, widened; empty for the others.
+    vectors: Vec<Vec<f32>>,
     arena: Vec<f32>,
+    /// What lies between two steps of a node.
+    workspace: Vec<f32>,
     embeddings: Vec<Vec<f32>>,
+    /// Images that are evaluated together.
+    batch: usize,
     pool: rayon::ThreadPool,
     kernels: Kernels,
     scratch_bytes: u64,
+    conv: Option<ConvKernel>,
     stop: Arc<AtomicBool>,
 }
 
@@ -76,37 +114,21 @@ impl fmt::Debug for CpuDenoiser<'_> {
     }
 }
 
-/// A weight's values as this backend reads them: matrices with the output channels innermost.
-fn relay(weight: &Weight, data: WeightData<'_>) -> Vec<f32> {
-    if weight.role != WeightUse::Kernel {
-        return (0..data.len()).map(|i| data.at(i)).collect();
+/// Makes `values` at least `len` long.
+fn reserve(values: &mut Vec<f32>, len: usize) -> Result<(), CpuError> {
+    if values.len() < len {
+        values.try_reserve_exact(len - values.len()).map_err(|_| CpuError::Memory(4 * len as u64))?;
+        values.resize(len, 0.0);
     }
-    let [out_c, in_c, kh, kw] = weight.shape.map(|n| n as usize);
-    let mut to = Vec::with_capacity(data.len());
-    for tap in 0..kh * kw {
-        for i in 0..in_c {
-            to.extend((0..out_c).map(|o| data.at((o * in_c + i) * kh * kw + tap)));
-        }
-    }
-    to
-}
-
-/// Scratch values that each thread needs for `node`.
-fn scratch(graph: &Graph<'_>, node: &Node) -> u64 {
-    match (node.op, node.inputs[1]) {
-        (Op::Conv2d(op), _) => conv_scratch(&op, graph.shape(node.output)),
-        (Op::Attention(_), Some(keys)) => attention_scratch(graph.shape(keys)),
-        _ => 0,
-    }
+    Ok(())
 }
 
 impl<'g> CpuDenoiser<'g> {
-    /// Copies the weights (in the graph's order) into the layout of the kernels and takes all memory.
-    /// `threads`: 0 for one a core.
+    /// Takes the weights (in the graph's order) as they lie, and the memory for one image.
     ///
     /// # Errors
     /// [`CpuError`].
-    pub fn new(graph: Graph<'g>, weights: &[WeightData<'_>], threads: usize) -> Result<Self, CpuError> {
+    pub fn new(graph: Graph<'g>, weights: &[WeightData<'g>], options: CpuOptions) -> Result<Self, CpuError> {
         let mut slots = vec![Slot::default(); slots_needed(&graph)];
         let plan = plan(&graph, &Target::STORED, &mut slots).map_err(CpuError::Plan)?;
         let place = |i: usize| {
@@ -114,40 +136,61 @@ impl<'g> CpuDenoiser<'g> {
             (start, start + graph.tensors[i].shape.len() as usize)
         };
         let places = (0..graph.tensors.len()).map(place).collect();
-        let mut relaid = Vec::with_capacity(graph.weights.len());
+        let mut vectors = Vec::with_capacity(graph.weights.len());
         for (i, weight) in graph.weights.iter().enumerate() {
-            let data = weights.get(i).copied().filter(|d| d.len() as u64 == weight.len());
-            relaid.push(relay(weight, data.ok_or(CpuError::Weight(i))?));
+            let data = weights.get(i).filter(|d| d.len() as u64 == weight.len()).ok_or(CpuError::Weight(i))?;
+            vectors.push(match weight.role {
+                WeightUse::Vector => (0..data.len()).map(|i| data.at(i)).collect(),
+                _ => Vec::new(),
+            });
         }
-        let arena = vec![0.0; (plan.bytes / 4) as usize];
+        let weights = weights[..graph.weights.len()].to_vec();
+        let weight_bytes: u64 = weights.iter().map(|&w| bytes(w)).sum();
+        let most = (BATCH_BYTES.max(weight_bytes / 16) / plan.bytes.max(1) + 1).min(BATCH) as usize;
         let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
+            .num_threads(options.threads)
             .thread_name(|i| format!("unfog-cpu-{i}"))
             .build()
             .map_err(CpuError::Threads)?;
         let threads = pool.current_num_threads();
-        let scratch = graph.nodes.iter().map(|n| scratch(&graph, n)).max().unwrap_or(0);
-        Ok(Self {
+        let scratch = graph.nodes.iter().map(|node| run::scratch(&graph, node, options.conv)).max().unwrap_or(0);
+        let channels = graph.tensors.iter().map(|t| t.shape.c as usize).max().unwrap_or(0);
+        let mut denoiser = Self {
             graph,
             places,
-            weights: relaid,
-            arena,
+            plan_len: (plan.bytes / 4) as usize,
+            weights,
+            vectors,
+            arena: Vec::new(),
+            workspace: Vec::new(),
             embeddings: Vec::new(),
-            kernels: Kernels::new(threads, scratch as usize),
+            batch: if options.images > 0 { options.images } else { most },
+            kernels: Kernels::new(threads, scratch, channels)?,
             pool,
-            scratch_bytes: 4 * scratch * threads as u64,
+            scratch_bytes: 4 * (scratch * threads) as u64,
+            conv: options.conv,
             stop: Arc::default(),
-        })
+        };
+        denoiser.hold(1)?;
+        Ok(denoiser)
     }
 
-    /// Bytes of the arena and of the threads' scratch memory.
+    /// Takes the memory for `images` at once.
+    fn hold(&mut self, images: usize) -> Result<(), CpuError> {
+        let Self { graph, conv, .. } = self;
+        let workspace = graph.nodes.iter().map(|node| run::workspace(graph, node, images, *conv)).max().unwrap_or(0);
+        reserve(&mut self.arena, self.plan_len * images)?;
+        reserve(&mut self.workspace, workspace)
+    }
+
+    /// Bytes of the arena for one image and of scratch memory.
     pub fn plan_bytes(&self) -> u64 {
-        4 * self.arena.len() as u64 + self.scratch_bytes
+        4 * (self.plan_len + self.workspace.len()) as u64 + self.scratch_bytes
     }
 
-    /// Bytes of the weights.
+    /// Bytes of the weights as they are stored.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.iter().map(|w| 4 * w.len() as u64).sum()
+        self.weights.iter().map(|&w| bytes(w)).sum()
     }
 
     /// Number of threads.
@@ -169,7 +212,10 @@ impl<'g> CpuDenoiser<'g> {
         if len == 0 || len != values.len() {
             return Err(CpuError::Input(InputError::Length));
         }
-        self.embeddings.push(values.to_vec());
+        let mut kept = Vec::new();
+        reserve(&mut kept, len)?;
+        kept.copy_from_slice(values);
+        self.embeddings.push(kept);
         Ok(Cond::Loaded(self.embeddings.len() as u32 - 1))
     }
 
@@ -197,37 +243,52 @@ impl<'g> CpuDenoiser<'g> {
     /// # Errors
     /// [`CpuError::Stopped`].
     pub fn execute(&mut self) -> Result<&[f32], CpuError> {
-        let Self { graph, places, weights, arena, pool, kernels, stop, .. } = self;
+        self.run(1)?;
+        let (start, end) = self.places[usize::from(self.graph.output.0)];
+        Ok(&self.arena[start..end])
+    }
+
+    /// Runs every node on `images` at once; each tensor holds its images one after the other.
+    fn run(&mut self, images: usize) -> Result<(), CpuError> {
+        let Self { graph, places, weights, vectors, arena, workspace, pool, kernels, conv, stop, .. } = self;
+        let network = run::Network { graph, places, weights, vectors, kernels, images, conv: *conv };
         pool.install(|| {
             for node in graph.nodes {
                 if stop.load(Ordering::Relaxed) {
                     return Err(CpuError::Stopped);
                 }
-                run(graph, node, places, weights, arena, kernels);
+                network.run(node, arena, workspace);
             }
             Ok(())
-        })?;
-        let (start, end) = places[usize::from(graph.output.0)];
-        Ok(&arena[start..end])
+        })
     }
 
-    fn evaluate(&mut self, x: &[f32], t: f32, cond: Cond, out: &mut [f32]) -> Result<(), CpuError> {
-        let graph = self.graph;
-        let find = |number: u32| self.embeddings.get(number as usize).map(Vec::as_slice);
+    /// Fills the inputs of image `image` of `images`.
+    fn fill(&mut self, image: usize, images: usize, x: &[f32], t: f32, cond: Cond) -> Result<(), CpuError> {
+        let Self { graph, places, weights, arena, embeddings, .. } = self;
+        let find = |number: u32| embeddings.get(number as usize).map(Vec::as_slice);
         let mut loaded = project::loaded(graph.interface(), cond, find).map_err(CpuError::Input)?;
         for (id, input, shape) in graph.inputs() {
-            let (start, end) = self.places[usize::from(id.0)];
-            let space = &mut self.arena[start..end];
+            let (start, end) = places[usize::from(id.0)];
+            let space = &mut arena[start * images..end * images];
+            let space = &mut space[image * (end - start)..][..end - start];
             if input == Input::Sample {
                 interleave(x, shape, shape.c as usize, space);
                 continue;
             }
-            let weight = |id: WeightId| self.weights.get(usize::from(id.0)).map(|w| WeightData::F32(w));
+            let weight = |id: WeightId| weights.get(usize::from(id.0)).copied();
             project::fill(input, t, cond, weight, &mut loaded, space).map_err(CpuError::Input)?;
         }
-        let shape = graph.shape(graph.output);
-        planar(self.execute()?, shape, shape.c as usize, out);
         Ok(())
+    }
+}
+
+/// Bytes of a weight as it is stored.
+fn bytes(weight: WeightData<'_>) -> u64 {
+    match weight {
+        WeightData::F32(w) => 4 * w.len() as u64,
+        WeightData::F16(w) | WeightData::Bf16(w) => 2 * w.len() as u64,
+        WeightData::I8 { values, scales } => values.len() as u64 + 4 * scales.len() as u64,
     }
 }
 
@@ -241,50 +302,21 @@ impl Denoise for CpuDenoiser<'_> {
     fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<(), CpuError> {
         let (images, _) = project::check(self.graph.interface(), x, conds, out.len()).map_err(CpuError::Input)?;
         let (len, out_len) = (x.len() / images, self.out_len());
-        for (i, (&cond, out)) in conds.iter().zip(out.chunks_exact_mut(out_len)).enumerate() {
-            let image = i % images * len;
-            self.evaluate(&x[image..image + len], t, cond, out)?;
+        let shape = self.graph.shape(self.graph.output);
+        for (i, (conds, out)) in conds.chunks(self.batch).zip(out.chunks_mut(self.batch * out_len)).enumerate() {
+            let count = conds.len();
+            self.hold(count)?;
+            for (j, &cond) in conds.iter().enumerate() {
+                let image = (i * self.batch + j) % images * len;
+                self.fill(j, count, &x[image..image + len], t, cond)?;
+            }
+            self.run(count)?;
+            let (start, end) = self.places[usize::from(self.graph.output.0)];
+            let results = self.arena[start * count..end * count].chunks_exact(out_len);
+            for (result, out) in results.zip(out.chunks_exact_mut(out_len)) {
+                planar(result, shape, shape.c as usize, out);
+            }
         }
         Ok(())
-    }
-}
-
-/// Runs one node: the large ops with this backend's kernels, the others with their twins.
-fn run(
-    graph: &Graph<'_>,
-    node: &Node,
-    places: &[(usize, usize)],
-    weights: &[Vec<f32>],
-    arena: &mut [f32],
-    kernels: &Kernels,
-) {
-    let (start, end) = places[usize::from(node.output.0)];
-    let (before, rest) = arena.split_at_mut(start);
-    let (out, after) = rest.split_at_mut(end - start);
-    let read = |i: usize| -> Option<&[f32]> {
-        let (from, to) = places[usize::from(node.inputs[i]?.0)];
-        Some(if to <= start { &before[from..to] } else { &after[from - end..to - end] })
-    };
-    let inputs = [read(0), read(1), read(2)];
-    let weight = |i: usize| node.weights[i].map(|id| weights[usize::from(id.0)].as_slice());
-    let (Some(x), Some(xs)) = (inputs[0], node.inputs[0].map(|id| graph.shape(id))) else { return };
-    let os = graph.shape(node.output);
-    match (node.op, inputs[1], inputs[2], weight(0), weight(1)) {
-        (Op::Conv2d(op), _, _, Some(w), bias) => kernels.conv2d(&op, inputs, [xs, os], w, bias, out),
-        (Op::GroupNorm(op), scale_shift, _, Some(gamma), Some(beta)) => {
-            kernels.group_norm(&op, x, xs, scale_shift, [gamma, beta], out);
-        }
-        (Op::Attention(op), Some(k), Some(v), _, _) => kernels.attention(&op, [x, k, v], out),
-        (Op::Upsample(op), ..) => op.run(x, xs, out, os),
-        (Op::AvgPool(op), ..) => op.run(x, xs, out, os),
-        (Op::Concat(op), Some(b), ..) => op.run(x, xs.c, b, os.c - xs.c, out),
-        (Op::Embedding(op), _, _, Some(table), _) => op.run(x, WeightData::F32(table), out),
-        (Op::Affine(op), divisor, ..) => op.run(x, divisor, out),
-        (Op::LayerNorm(op), _, _, Some(gamma), Some(beta)) => {
-            op.run(x, [WeightData::F32(gamma), WeightData::F32(beta)], out);
-        }
-        (Op::Gate(op), ..) => op.run(x, os.c, out),
-        // A node without its operands can't come out of a `GraphBuilder`, whose shape rules ask for them.
-        _ => {}
     }
 }

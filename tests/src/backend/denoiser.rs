@@ -1,6 +1,6 @@
 //! A network on a backend, behind the seam.
 
-use unfog::cpu::CpuDenoiser;
+use unfog::cpu::{CpuDenoiser, CpuOptions};
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::exec::Exec;
 use unfog_core::nn::plan::{Plan, Slot, Target, plan, slots_needed};
@@ -59,8 +59,8 @@ pub(super) fn reference<'a>(net: &'a Net, embeddings: &[&[f32]]) -> TestResult<D
     Ok(Box::new(Twins { net, plan, arena, embeddings: embeddings.concat() }))
 }
 
-pub(super) fn cpu<'a>(net: &'a Net, embeddings: &[&[f32]], threads: usize) -> TestResult<Denoiser<'a>> {
-    let mut cpu = CpuDenoiser::new(net.graph, net.weights, threads)?;
+pub(super) fn cpu<'a>(net: &'a Net, embeddings: &[&[f32]], options: CpuOptions) -> TestResult<Denoiser<'a>> {
+    let mut cpu = CpuDenoiser::new(net.graph, net.weights, options)?;
     for values in embeddings {
         cpu.load_embedding(values)?;
     }

@@ -4,6 +4,7 @@ mod denoiser;
 mod gpu;
 mod session;
 
+use unfog::cpu::{ConvKernel, CpuOptions};
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Options, Precision};
@@ -20,10 +21,7 @@ pub enum Backend {
     /// The ops' twins.
     Reference,
     /// The fast CPU backend.
-    Cpu {
-        /// Threads; 0 for one a core.
-        threads: usize,
-    },
+    Cpu(CpuOptions),
     /// Vulkan.
     Vulkan {
         /// The device.
@@ -40,10 +38,11 @@ impl Backend {
     /// Those of [`gpus`].
     pub fn all() -> TestResult<Vec<Self>> {
         let vulkan = gpus()?.iter().map(|gpu| Backend::Vulkan { gpu, options: Options::default() });
-        Ok([Backend::Reference, Backend::Cpu { threads: 0 }].into_iter().chain(vulkan).collect())
+        Ok([Backend::Reference, Backend::Cpu(CpuOptions::default())].into_iter().chain(vulkan).collect())
     }
 
-    /// The further ways in which Vulkan can be set up: weights in half floats; staging copies where they aren't needed.
+    /// The further ways in which backends can be set up: each kernel of the CPU's convolutions; on Vulkan weights in half floats, and staging
+    /// copies where they aren't needed.
     ///
     /// # Errors
     /// Those of [`gpus`].
@@ -51,15 +50,19 @@ impl Backend {
         let half = Options { precision: Precision::F16, ..Options::default() };
         let staging = Options { force_staging: true, ..Options::default() };
         let both = |gpu| [half, staging].map(|options| Backend::Vulkan { gpu, options });
-        Ok(gpus()?.iter().flat_map(both).collect())
+        let cpu = [ConvKernel::Direct, ConvKernel::Winograd2, ConvKernel::Winograd4];
+        let cpu = cpu.map(|conv| Backend::Cpu(CpuOptions { conv: Some(conv), ..CpuOptions::default() }));
+        Ok(cpu.into_iter().chain(gpus()?.iter().flat_map(both)).collect())
     }
 
     /// Its name, for messages.
     pub fn name(&self) -> String {
         match self {
             Backend::Reference => "reference".into(),
-            Backend::Cpu { threads: 0 } => "cpu".into(),
-            Backend::Cpu { threads } => format!("cpu with {threads} threads"),
+            Backend::Cpu(CpuOptions { threads, conv, .. }) => {
+                let threads = if *threads == 0 { String::new() } else { format!(" with {threads} threads") };
+                format!("cpu{threads}{}", conv.map_or(String::new(), |conv| format!(", {conv:?}")))
+            }
             Backend::Vulkan { gpu, options } => {
                 let f16 = if options.precision == Precision::F16 { ", f16" } else { "" };
                 let staging = if options.force_staging { ", staging" } else { "" };
@@ -90,7 +93,7 @@ impl Backend {
     ) -> TestResult<Box<dyn Session + 'a>> {
         Ok(match self {
             Backend::Reference => Box::new(session::reference(graph, weights)?),
-            Backend::Cpu { threads } => Box::new(session::cpu(graph, weights, *threads)?),
+            Backend::Cpu(options) => Box::new(session::cpu(graph, weights, *options)?),
             Backend::Vulkan { gpu, options } => Box::new(session::vulkan(&gpu.context, graph, weights, *options)?),
         })
     }
@@ -102,7 +105,7 @@ impl Backend {
     pub fn denoiser<'a>(&self, net: &'a Net, embeddings: &[&[f32]]) -> TestResult<Denoiser<'a>> {
         match self {
             Backend::Reference => denoiser::reference(net, embeddings),
-            Backend::Cpu { threads } => denoiser::cpu(net, embeddings, *threads),
+            Backend::Cpu(options) => denoiser::cpu(net, embeddings, *options),
             Backend::Vulkan { gpu, options } => denoiser::vulkan(&gpu.context, net, embeddings, *options),
         }
     }

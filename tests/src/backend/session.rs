@@ -1,6 +1,6 @@
 //! A graph on a backend, run tensor by tensor: for tests of single ops.
 
-use unfog::cpu::CpuDenoiser;
+use unfog::cpu::{CpuDenoiser, CpuOptions};
 use unfog_core::nn::exec::Exec;
 use unfog_core::nn::graph::{Graph, TensorId};
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
@@ -76,8 +76,12 @@ impl Session for ReferenceSession<'_> {
 
 struct CpuSession<'a>(CpuDenoiser<'a>);
 
-pub(super) fn cpu<'a>(graph: &Graph<'a>, weights: &[WeightData<'_>], threads: usize) -> TestResult<impl Session + 'a> {
-    Ok(CpuSession(CpuDenoiser::new(*graph, weights, threads)?))
+pub(super) fn cpu<'a>(
+    graph: &Graph<'a>,
+    weights: &[WeightData<'a>],
+    options: CpuOptions,
+) -> TestResult<impl Session + 'a> {
+    Ok(CpuSession(CpuDenoiser::new(*graph, weights, options)?))
 }
 
 impl Session for CpuSession<'_> {
