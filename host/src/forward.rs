@@ -6,6 +6,7 @@ use unfog_core::noise::{Noise, Philox};
 
 use crate::error::{Error, Result};
 use crate::image::Picture;
+use crate::memory;
 use crate::settings::Settings;
 
 /// The times that are shown when none are asked for, as shares of the chain.
@@ -37,7 +38,7 @@ pub fn forward(picture: &Picture, settings: &Settings, times: &[u32], seed: u64)
     let schedule = tables.schedule()?;
     let (width, height, channels) = (picture.width(), picture.height(), picture.channels());
     let mut x = picture.to_values(channels)?;
-    let mut z = vec![0.0; x.len()];
+    let mut z = memory::vec(x.len(), 0.0)?;
     let mut noise = Philox::new(seed);
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by_key(|&i| times[i]);

@@ -62,6 +62,27 @@ pub(crate) fn room<T>(len: usize) -> Result<Vec<T>> {
     Ok(values)
 }
 
+/// Makes `values` as long as `len`, filled up with `value`.
+///
+/// # Errors
+/// As [`vec`].
+pub(crate) fn resize<T: Clone>(values: &mut Vec<T>, len: usize, value: T) -> Result<()> {
+    let more = len.saturating_sub(values.len());
+    values.try_reserve_exact(more).map_err(|e| none(more.saturating_mul(size_of::<T>()), e))?;
+    values.resize(len, value);
+    Ok(())
+}
+
+/// Collects values whose number is known.
+///
+/// # Errors
+/// As [`vec`].
+pub(crate) fn collect<T>(from: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
+    let mut values = room(from.len())?;
+    values.extend(from);
+    Ok(values)
+}
+
 /// Appends copies of `values`.
 ///
 /// # Errors

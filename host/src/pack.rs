@@ -10,6 +10,7 @@ use unfog_core::pack::{self, PackError, quantise, write};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::memory;
 use crate::model::Model;
 use crate::settings::{Settings, Wishes};
 
@@ -42,17 +43,23 @@ enum Stored {
 }
 
 impl Stored {
-    fn new(weight: &Weight, data: WeightData<'_>, storage: Storage) -> Option<Self> {
+    /// `None` for a value that half floats can't hold.
+    fn new(weight: &Weight, data: WeightData<'_>, storage: Storage) -> Result<Option<Self>> {
         let values = (0..data.len()).map(|i| data.at(i));
-        match (storage, weight.role) {
-            (Storage::F16, WeightUse::Kernel) => values.map(f32_to_f16).collect::<Option<_>>().map(Self::F16),
-            (Storage::Int8, WeightUse::Kernel) => {
-                let (mut integers, mut scales) = (vec![0; data.len()], vec![0.0; weight.shape[0] as usize]);
-                quantise(weight, data, &mut integers, &mut scales)?;
-                Some(Self::Int8(integers, scales))
+        Ok(match (storage, weight.role) {
+            (Storage::F16, WeightUse::Kernel) => {
+                let mut halves = memory::room(data.len())?;
+                halves.extend(values.map_while(f32_to_f16));
+                (halves.len() == data.len()).then_some(Self::F16(halves))
             }
-            _ => Some(Self::F32(values.collect())),
-        }
+            (Storage::Int8, WeightUse::Kernel) => {
+                let mut integers = memory::vec(data.len(), 0)?;
+                let mut scales = memory::vec(weight.shape[0] as usize, 0.0)?;
+                let fits = quantise(weight, data, &mut integers, &mut scales).is_some();
+                fits.then_some(Self::Int8(integers, scales))
+            }
+            _ => Some(Self::F32(memory::collect(values)?)),
+        })
     }
 
     fn view(&self) -> WeightData<'_> {
@@ -75,7 +82,7 @@ pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Pat
     let graph = network.graph();
     let weights = model.weights(&network)?;
     let stored = weights.data().into_iter().zip(graph.weights).zip(network.names()).map(|((data, weight), name)| {
-        Stored::new(weight, data, storage)
+        Stored::new(weight, data, storage)?
             .ok_or_else(|| Error::failure(format!("weight {name} is too large for half floats")).hint("try f32"))
     });
     let stored = stored.collect::<Result<Vec<_>>>()?;

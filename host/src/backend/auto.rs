@@ -7,24 +7,22 @@ use sha2::{Digest, Sha256};
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
 
-use super::{Backend, Kind, Precision, Request, cache};
-use crate::cost::{flops, node_flops};
+use super::{Kind, Precision, Request, cache};
+use crate::bench::alone::{Bench, alone, trivial};
+use crate::cost::node_flops;
 use crate::error::Result;
 use crate::model::{Model, Network};
-use crate::probe::Probe;
 use crate::stop::Stop;
 
-/// Time for measuring a backend, after the evaluations that warm it up.
-const BUDGET: Duration = Duration::from_millis(300);
-/// Operations of an evaluation that a slow board makes in less than about half a second: larger networks are compared on
-/// smaller pictures.
-const MOST_FLOPS: u64 = 4_000_000_000;
-/// The share of a network's operations that its first layers have, which are measured first.
-const FIRST_LAYERS: u64 = 8;
-/// A GPU that is this many times slower than the CPU on the first layers is given up: compiling the kernels of the others
-/// would take seconds. They are not the whole network, hence not 1.
-const HOPELESS_AT_FIRST: f64 = 3.0;
-/// A GPU that is this many times slower than the CPU at one whole evaluation is not measured further.
+/// The choice takes no longer than this, compilation of kernels included: no further layer is measured once one that takes as
+/// long as the slowest before it would end later.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Time for measuring a layer on a backend, after a run that doesn't count.
+const BUDGET: Duration = Duration::from_millis(20);
+/// Operations of a layer that a slow board makes in about a tenth of a second: of networks with larger ones, layers for smaller
+/// pictures are compared.
+const MOST_FLOPS: u64 = 500_000_000;
+/// A GPU that is this many times slower than the CPU on the layers so far is given up.
 const HOPELESS: f64 = 1.5;
 
 /// The backend that was chosen, and why.
@@ -92,7 +90,59 @@ pub fn choose(
     }
 }
 
-/// Measures both backends, on the first layers and, unless that has settled it, on the whole network.
+/// A layer by the number of its first node, and how often it occurs.
+type Layer = (usize, usize);
+
+/// The different layers of a network, those first that have the most operations together.
+fn layers(graph: &Graph<'_>) -> Vec<Layer> {
+    let mut found: Vec<(String, Layer, u64)> = Vec::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let shapes = node.inputs.map(|id| id.map(|id| graph.shape(id)));
+        let (key, flops) = (format!("{:?} {shapes:?}", node.op), node_flops(graph, node));
+        match found.iter_mut().find(|(other, ..)| *other == key) {
+            Some((_, (_, count), sum)) => (*count, *sum) = (*count + 1, *sum + flops),
+            None => found.push((key, (index, 1), flops)),
+        }
+    }
+    found.sort_by_key(|(.., flops)| std::cmp::Reverse(*flops));
+    found.into_iter().map(|(_, layer, _)| layer).collect()
+}
+
+/// The times of both backends for some layers of a network, as often as they occur.
+#[derive(Debug, PartialEq)]
+struct Score {
+    cpu: Duration,
+    vulkan: Duration,
+    layers: usize,
+}
+
+/// Measures layer by layer until the time is up or the GPU is hopeless. `time` measures a layer on a backend, `clock` says how long
+/// the choice has taken so far.
+fn contest(
+    layers: &[Layer],
+    clock: &dyn Fn() -> Duration,
+    time: &mut dyn FnMut(Kind, usize) -> Result<Duration>,
+) -> Result<Score> {
+    let mut score = Score { cpu: Duration::ZERO, vulkan: Duration::ZERO, layers: 0 };
+    let mut slowest = Duration::ZERO;
+    for &(index, count) in layers {
+        let begun = clock();
+        if score.layers > 0 && begun + slowest > LIMIT {
+            break;
+        }
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        score.cpu += time(Kind::Cpu, index)?.saturating_mul(count);
+        score.vulkan += time(Kind::Vulkan, index)?.saturating_mul(count);
+        score.layers += 1;
+        slowest = slowest.max(clock() - begun);
+        if score.vulkan > score.cpu.mul_f64(HOPELESS) {
+            break;
+        }
+    }
+    Ok(score)
+}
+
+/// Measures the layers with the most operations on both backends.
 fn compare(
     request: &Request,
     graph: Graph<'_>,
@@ -100,47 +150,36 @@ fn compare(
     device: String,
     stop: &Stop,
 ) -> Result<Measured> {
-    let (cpu, vulkan) = (request.chosen(Kind::Cpu), request.chosen(Kind::Vulkan));
-    let first = first_layers(graph);
-    let cpu_time = measure(&cpu, first, weights, stop, None)?;
-    let limit = cpu_time.mul_f64(HOPELESS_AT_FIRST);
-    let vulkan_time = measure(&vulkan, first, weights, stop, Some(limit))?;
-    let measured = |cpu: Duration, vulkan: Duration, what| Measured {
-        cpu_seconds: cpu.as_secs_f64(),
-        vulkan_seconds: vulkan.as_secs_f64(),
-        what,
-        device,
+    let start = Instant::now();
+    let [cpu, vulkan] = [Kind::Cpu, Kind::Vulkan].map(|kind| Bench::open(&request.chosen(kind)));
+    let (cpu, vulkan) = (cpu?, vulkan?);
+    // What any submission costs, which an evaluation pays once and not for every layer.
+    let idle = vulkan.time(&trivial()?, &[], BUDGET, stop)?;
+    let mut time = |kind: Kind, index: usize| {
+        let ids = graph.nodes[index].weights.iter().flatten().map(|id| usize::from(id.0));
+        let data: Vec<WeightData<'_>> = ids.filter_map(|id| weights.get(id).copied()).collect();
+        let layer = alone(&graph, index)?;
+        match kind {
+            Kind::Vulkan => Ok(vulkan.time(&layer, &data, BUDGET, stop)?.saturating_sub(idle)),
+            _ => cpu.time(&layer, &data, BUDGET, stop),
+        }
     };
-    if vulkan_time > limit {
-        let what = format!("the first {} of {} layers", first.nodes.len(), graph.nodes.len());
-        return Ok(measured(cpu_time, vulkan_time, what));
-    }
-    let cpu_time = measure(&cpu, graph, weights, stop, None)?;
-    let vulkan_time = measure(&vulkan, graph, weights, stop, Some(cpu_time.mul_f64(HOPELESS)))?;
+    let all = layers(&graph);
+    let score = contest(&all, &|| start.elapsed(), &mut time)?;
     let size = graph.sample_shape().unwrap_or_default();
-    Ok(measured(cpu_time, vulkan_time, format!("one evaluation of {}x{}", size.w, size.h)))
+    let what = format!("{} of {} layers for {}x{}", score.layers, all.len(), size.w, size.h);
+    let vulkan_seconds = (score.vulkan + idle).as_secs_f64();
+    Ok(Measured { cpu_seconds: score.cpu.as_secs_f64(), vulkan_seconds, what, device })
 }
 
-/// The graph's beginning, up to a share of its operations, as a graph.
-fn first_layers(graph: Graph<'_>) -> Graph<'_> {
-    let enough = flops(&graph) / FIRST_LAYERS;
-    let mut sum = 0;
-    let last = graph.nodes.iter().position(|node| {
-        sum += node_flops(&graph, node);
-        sum > enough
-    });
-    let nodes = &graph.nodes[..last.map_or(graph.nodes.len(), |last| last + 1)];
-    // Ids are given in the order of the nodes, so what these nodes use comes first too.
-    let weights =
-        nodes.iter().flat_map(|node| node.weights).flatten().map(|id| usize::from(id.0) + 1).max().unwrap_or(0);
-    let output = nodes.last().map_or(graph.output, |node| node.output);
-    Graph { nodes, tensors: &graph.tensors[..=usize::from(output.0)], weights: &graph.weights[..weights], output }
-}
-
-/// The network for the largest pictures, of this size or halved as often as it takes, that are compared quickly.
+/// The network for the largest pictures, of this size or halved as often as it takes, whose layers are measured quickly.
 fn comparable(model: &Model, mut h: u32, mut w: u32) -> Result<Network> {
+    let largest = |network: &Network| {
+        let graph = network.graph();
+        graph.nodes.iter().map(|node| node_flops(&graph, node)).max().unwrap_or(0)
+    };
     let mut network = model.network(h, w)?;
-    while flops(&network.graph()) > MOST_FLOPS && h.is_multiple_of(2) && w.is_multiple_of(2) {
+    while largest(&network) > MOST_FLOPS && h.is_multiple_of(2) && w.is_multiple_of(2) {
         (h, w) = (h / 2, w / 2);
         match model.network(h, w) {
             Ok(smaller) => network = smaller,
@@ -148,27 +187,6 @@ fn comparable(model: &Model, mut h: u32, mut w: u32) -> Result<Network> {
         }
     }
     Ok(network)
-}
-
-/// The best of a few evaluations of one image, after two that don't count: kernels are compiled, caches filled. If the first
-/// that counts takes longer than `hopeless`, it is the only one.
-fn measure(
-    request: &Request,
-    graph: Graph<'_>,
-    weights: &[WeightData<'_>],
-    stop: &Stop,
-    hopeless: Option<Duration>,
-) -> Result<Duration> {
-    let mut backend = Backend::open(request, graph, &weights[..graph.weights.len()], stop)?;
-    let mut probe = Probe::new(&graph, 1, &mut backend)?;
-    probe.run(&mut backend)?;
-    probe.run(&mut backend)?;
-    let start = Instant::now();
-    let mut best = probe.run(&mut backend)?;
-    while start.elapsed() < BUDGET && hopeless.is_none_or(|limit| best <= limit) {
-        best = best.min(probe.run(&mut backend)?);
-    }
-    Ok(best)
 }
 
 /// The file name under which a decision is kept: it changes with whatever the decision depends on.
@@ -198,19 +216,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_layers_are_a_network() {
-        let model = Model::open(None).unwrap();
-        let network = model.network(16, 16).unwrap();
-        let weights = model.weights(&network).unwrap();
-        let data = weights.data();
-        let (whole, first) = (network.graph(), first_layers(network.graph()));
-        assert!(first.nodes.len() < whole.nodes.len() && first.weights.len() < whole.weights.len());
-        assert!(flops(&first) >= flops(&whole) / FIRST_LAYERS);
-        for kind in [Kind::Cpu, Kind::Reference] {
-            let request = Request { kind, ..Request::default() };
-            let time = measure(&request, first, &data, &Stop::default(), Some(Duration::ZERO)).unwrap();
-            assert!(time > Duration::ZERO);
+    fn layers_that_cost_most_come_first() {
+        let network = Model::open(None).unwrap().network(16, 16).unwrap();
+        let graph = network.graph();
+        let found = layers(&graph);
+        assert_eq!(found.iter().map(|(_, count)| count).sum::<usize>(), graph.nodes.len());
+        let cost = |&(index, count): &Layer| count as u64 * node_flops(&graph, &graph.nodes[index]);
+        assert!(found.is_sorted_by_key(|layer| std::cmp::Reverse(cost(layer))));
+        assert!(found.len() > 5 && cost(&found[0]) > 0);
+    }
+
+    /// A contest in which a GPU's kernel is compiled in `compile` and takes `vulkan`, all in a time that is only told.
+    fn told(compile: Duration, cpu: Duration, vulkan: Duration) -> (Score, Duration) {
+        let now = std::cell::Cell::new(Duration::ZERO);
+        let mut time = |kind, _| {
+            let (before, one) = if kind == Kind::Vulkan { (compile, vulkan) } else { (Duration::ZERO, cpu) };
+            // One run that doesn't count, and then as many as the budget allows, one at least.
+            now.set(now.get() + before + one + one.max(BUDGET));
+            Ok(one)
+        };
+        let layers: Vec<Layer> = (0..40).map(|index| (index, 3)).collect();
+        let score = contest(&layers, &|| now.get(), &mut time).unwrap();
+        (score, now.get())
+    }
+
+    #[test]
+    fn the_choice_is_over_in_time() {
+        let ms = Duration::from_millis;
+        for compile in [0, 5, 20, 100, 400, 700, 1000, 1500] {
+            for (cpu, vulkan) in [(1, 1), (1, 100), (30, 20), (100, 1), (100, 100)] {
+                let (score, took) = told(ms(compile), ms(cpu), ms(vulkan));
+                assert!(took <= LIMIT && score.layers > 0, "{compile} {cpu} {vulkan}: {took:?}");
+                assert_eq!(score.vulkan < score.cpu, vulkan < cpu);
+            }
         }
+        // A hopeless GPU is given up after one layer, a good one is measured as long as there is time.
+        assert_eq!(told(ms(10), ms(1), ms(2)).0.layers, 1);
+        assert!(told(ms(10), ms(2), ms(1)).0.layers > 10);
     }
 
     #[test]

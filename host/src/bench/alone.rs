@@ -14,13 +14,11 @@ use crate::error::{Error, Result};
 use crate::model::Network;
 use crate::stop::Stop;
 
-/// Time for a node's runs, after one that doesn't count; at least one is made.
-const BUDGET: Duration = Duration::from_millis(60);
 /// The most runs of a node.
 const RUNS: usize = 50;
 
 /// Where nodes run.
-pub(super) enum Bench {
+pub(crate) enum Bench {
     Reference,
     Cpu(usize),
     #[cfg(feature = "vulkan")]
@@ -29,7 +27,7 @@ pub(super) enum Bench {
 
 impl Bench {
     /// The backend that `request` names.
-    pub(super) fn open(request: &Request) -> Result<Self> {
+    pub(crate) fn open(request: &Request) -> Result<Self> {
         request.check()?;
         match request.kind {
             Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
@@ -46,7 +44,7 @@ impl Bench {
     }
 
     /// Whether the processor does the work.
-    pub(super) fn is_software(&self) -> bool {
+    pub(crate) fn is_software(&self) -> bool {
         match self {
             Self::Reference | Self::Cpu(_) => true,
             #[cfg(feature = "vulkan")]
@@ -54,12 +52,18 @@ impl Bench {
         }
     }
 
-    /// The median time of the last node of a network that [`alone`] made. On Vulkan each run is a submission of its own, which
+    /// The median time, over about `budget`, of the last node of a network that [`alone`] made. On Vulkan each run is a submission of its own, which
     /// counts.
     ///
     /// # Errors
     /// Those of the backend; [`Error::interrupted`].
-    pub(super) fn time(&self, network: &Network, weights: &[WeightData<'_>], stop: &Stop) -> Result<Duration> {
+    pub(crate) fn time(
+        &self,
+        network: &Network,
+        weights: &[WeightData<'_>],
+        budget: Duration,
+        stop: &Stop,
+    ) -> Result<Duration> {
         let graph = network.graph();
         let last = graph.nodes.len() - 1;
         let failed = |e: String| Error::failure(format!("a node could not be run by itself: {e}"));
@@ -74,7 +78,7 @@ impl Bench {
                     let space = exec.tensor_mut(&mut arena, id).ok_or_else(|| failed("it lacks an input".into()))?;
                     space.copy_from_slice(&values);
                 }
-                median(stop, || exec.run_node(last, &mut arena).map_err(|e| failed(format!("{e:?}"))))
+                median(budget, stop, || exec.run_node(last, &mut arena).map_err(|e| failed(format!("{e:?}"))))
             }
             Self::Cpu(threads) => {
                 let failed = |e: crate::cpu::CpuError| failed(e.to_string());
@@ -82,7 +86,7 @@ impl Bench {
                 for (id, values) in inputs() {
                     cpu.set_input(id, &values).map_err(failed)?;
                 }
-                median(stop, || cpu.execute().map(drop).map_err(failed))
+                median(budget, stop, || cpu.execute().map(drop).map_err(failed))
             }
             #[cfg(feature = "vulkan")]
             Self::Vulkan(context, precision) => {
@@ -94,17 +98,17 @@ impl Bench {
                     gpu.set_input(id, 0, &values).map_err(failed)?;
                 }
                 gpu.execute().map_err(failed)?;
-                median(stop, || gpu.run_nodes(last..last + 1).map_err(failed))
+                median(budget, stop, || gpu.run_nodes(last..last + 1).map_err(failed))
             }
         }
     }
 }
 
-/// The median of some runs, after one that doesn't count.
-fn median(stop: &Stop, mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
+/// The median of as many runs as `budget` allows, one at least, after one that doesn't count.
+fn median(budget: Duration, stop: &Stop, mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
     run()?;
     let (start, mut times) = (Instant::now(), Vec::with_capacity(RUNS));
-    while times.is_empty() || (times.len() < RUNS && start.elapsed() < BUDGET) {
+    while times.is_empty() || (times.len() < RUNS && start.elapsed() < budget) {
         stop.check()?;
         let start = Instant::now();
         run()?;
@@ -124,7 +128,7 @@ fn values(graph: &Graph<'_>, shape: Shape) -> Vec<f32> {
 ///
 /// # Errors
 /// No such node.
-pub(super) fn alone(graph: &Graph<'_>, index: usize) -> Result<Network> {
+pub(crate) fn alone(graph: &Graph<'_>, index: usize) -> Result<Network> {
     let node = graph.nodes.get(index).ok_or_else(|| Error::failure("there is no such node"))?;
     let weights = node.weights.map(|id| id.map(|id| graph.weights[usize::from(id.0)]));
     single(node.op, node.inputs.map(|id| id.map(|id| graph.shape(id))), weights)
@@ -135,7 +139,7 @@ pub(super) fn alone(graph: &Graph<'_>, index: usize) -> Result<Network> {
 ///
 /// # Errors
 /// Operands that don't fit the op.
-pub(super) fn single(
+pub(crate) fn single(
     op: Op,
     inputs: [Option<Shape>; MAX_INPUTS],
     weights: [Option<Weight>; MAX_WEIGHTS],
@@ -156,4 +160,12 @@ pub(super) fn single(
         Ok(g.finish(output))
     })
     .map_err(|e: GraphError| Error::failure(format!("a node is no network by itself: {e:?}")))
+}
+
+/// A network that computes next to nothing: what a run costs in any case.
+///
+/// # Errors
+/// None, as long as the op takes what it is given.
+pub(crate) fn trivial() -> Result<Network> {
+    single(Op::Affine(Affine { scale: 0.5, shift: 0.0 }), [Some(Shape::vector(4)), None, None], [None; MAX_WEIGHTS])
 }

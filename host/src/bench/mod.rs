@@ -1,6 +1,6 @@
 //! How long an evaluation takes, how much memory it needs, and how that compares with what the machine can do.
 
-mod alone;
+pub(crate) mod alone;
 mod ops;
 mod peak;
 mod traffic;
@@ -210,7 +210,7 @@ fn device(request: &Request, stop: &Stop) -> Result<Option<Peak>> {
         let pixels = Shape::new(n / 16, 16, n);
         let network = single(op, [Some(pixels), None, None], [Some(kernel(n)), None])?;
         let values = vec![0.01; (n * n) as usize];
-        let time = bench.time(&network, &[WeightData::F32(&values)], stop)?;
+        let time = bench.time(&network, &[WeightData::F32(&values)], ENOUGH, stop)?;
         let rate = 2.0 * f64::from(n).powi(3) / time.as_secs_f64();
         if rate > flops_per_second {
             (flops_per_second, how) = (rate, format!("a product of {n}x{n} matrices"));
@@ -222,7 +222,7 @@ fn device(request: &Request, stop: &Stop) -> Result<Option<Peak>> {
     // 32 MiB of values, read and written.
     let shape = Shape::new(1024, 2048, 4);
     let network = single(Op::Affine(Affine { scale: 0.5, shift: 0.0 }), [Some(shape), None, None], [None; 2])?;
-    let time = bench.time(&network, &[], stop)?;
+    let time = bench.time(&network, &[], ENOUGH, stop)?;
     let bytes_per_second = 8.0 * shape.len() as f64 / time.as_secs_f64();
     let how = format!("{how} and a scaling of 32 MiB, by its own kernels");
     Ok(Some(Peak { how, flops_per_second, bytes_per_second }))

@@ -16,6 +16,9 @@ use crate::error::Result;
 use crate::model::Network;
 use crate::stop::Stop;
 
+/// Time for the runs of a node.
+const BUDGET: Duration = Duration::from_millis(60);
+
 /// All nodes of one op.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OpTime {
@@ -101,7 +104,7 @@ pub(super) fn time(
         found.insert(key, nodes.len());
         let ids = node.weights.iter().flatten().map(|id| usize::from(id.0));
         let data: Vec<WeightData<'_>> = ids.filter_map(|id| weights.get(id).copied()).collect();
-        let time = bench.time(&alone(&graph, index)?, &data, stop)?;
+        let time = bench.time(&alone(&graph, index)?, &data, BUDGET, stop)?;
         let (flops, bytes) = (node_flops(&graph, node), traffic::of_node(&graph, node, weight_bytes));
         let name = node.weights[0].and_then(|id| network.names().get(usize::from(id.0)));
         nodes.push(NodeTime {

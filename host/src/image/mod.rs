@@ -11,6 +11,7 @@ pub use png_text::read_text;
 pub use save::encode;
 
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Picture {
         if bytes == 0 || bytes > 1 << 30 {
             return Err(Error::usage(format!("a picture of {width}x{height} pixels is empty or too large")));
         }
-        Ok(Self { width, height, channels, pixels: vec![0; bytes as usize] })
+        Ok(Self { width, height, channels, pixels: memory::vec(bytes as usize, 0)? })
     }
 
     /// A picture from a network's values: planar `[c, h, w]`, -1 is black and 1 is full; what lies beyond is cut off.
@@ -65,21 +66,26 @@ impl Picture {
     /// becomes its luma (ITU-R BT.601) for one.
     ///
     /// # Errors
-    /// Channels other than 1 and 3.
+    /// Channels other than 1 and 3; too little memory.
     pub fn to_values(&self, channels: u32) -> Result<Vec<f32>> {
         let plane = self.width as usize * self.height as usize;
         let scaled = |value: f32| value / 127.5 - 1.0;
         let pixels = self.pixels.chunks_exact(self.channels as usize);
+        let mut values = memory::room(channels.min(3) as usize * plane)?;
         match (self.channels, channels) {
             (1, 1 | 3) => {
-                let grey: Vec<f32> = self.pixels.iter().map(|&p| scaled(f32::from(p))).collect();
-                Ok(grey.repeat(channels as usize))
+                for _ in 0..channels {
+                    values.extend(self.pixels.iter().map(|&p| scaled(f32::from(p))));
+                }
+                Ok(values)
             }
-            (3, 1) => Ok(pixels
-                .map(|p| scaled(0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2])))
-                .collect()),
+            (3, 1) => {
+                let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
+                values.extend(pixels.map(|p| scaled(luma(p))));
+                Ok(values)
+            }
             (3, 3) => {
-                let mut values = vec![0.0; 3 * plane];
+                values.resize(3 * plane, 0.0);
                 for (i, p) in pixels.enumerate() {
                     for (j, &byte) in p.iter().enumerate() {
                         values[j * plane + i] = scaled(f32::from(byte));
@@ -158,7 +164,7 @@ pub fn sheet_layout(count: u32, width: u32, height: u32) -> (u32, u32) {
 /// One picture of many, row by row, without gaps; places that are left over are black.
 ///
 /// # Errors
-/// No picture, pictures of different sizes, a sheet that is too large.
+/// No picture, pictures of different sizes, a sheet that is too large, too little memory.
 pub fn sheet(pictures: &[Picture], columns: u32) -> Result<Picture> {
     let first = pictures.first().ok_or_else(|| Error::failure("a sheet needs a picture"))?;
     let shape = |p: &Picture| (p.width, p.height, p.channels);
@@ -169,7 +175,10 @@ pub fn sheet(pictures: &[Picture], columns: u32) -> Result<Picture> {
     let (width, height) = (columns.checked_mul(first.width), rows.checked_mul(first.height));
     let too_large = || Error::usage("the sheet would be too large").hint("write a file an image: --out NAME{i}.png");
     let (width, height) = width.zip(height).ok_or_else(too_large)?;
-    let mut sheet = Picture::new(width, height, first.channels).map_err(|_| too_large())?;
+    let mut sheet = Picture::new(width, height, first.channels).map_err(|e| match e.exit_code() {
+        2 => too_large(),
+        _ => e,
+    })?;
     for (i, picture) in pictures.iter().enumerate() {
         let i = i as u32;
         sheet.paste(picture, i % columns * first.width, i / columns * first.height);

@@ -64,6 +64,9 @@ fn png(picture: &Picture, (keyword, text): (&str, &str), out: &mut dyn Write) ->
     // International text: a prompt or path may hold any character.
     encoder.add_itxt_chunk(keyword.into(), text.into())?;
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&picture.pixels)?;
+    // Row by row: the encoder's own memory does not grow with the picture.
+    let mut rows = writer.stream_writer()?;
+    rows.write_all(&picture.pixels)?;
+    rows.finish()?;
     writer.finish()
 }

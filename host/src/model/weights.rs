@@ -11,6 +11,7 @@ use super::mapped::Bytes;
 use super::network::Network;
 use super::packed;
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// A file of weights.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl Weights {
             let bytes = &file.bytes[found.range.clone()];
             let place = match view(stored, bytes) {
                 Some(_) => Place::File(found.file, found.range),
-                None => Place::Copy(copy(bytes), bytes.len()),
+                None => Place::Copy(copy(bytes)?, bytes.len()),
             };
             places.push((stored, place));
         }
@@ -225,8 +226,8 @@ fn view(stored: Stored, bytes: &[u8]) -> Option<WeightData<'_>> {
     }
 }
 
-fn copy(bytes: &[u8]) -> Vec<u32> {
-    let mut words = vec![0_u32; bytes.len().div_ceil(4)];
+fn copy(bytes: &[u8]) -> Result<Vec<u32>> {
+    let mut words = memory::vec(bytes.len().div_ceil(4), 0_u32)?;
     bytemuck::cast_slice_mut::<u32, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
-    words
+    Ok(words)
 }

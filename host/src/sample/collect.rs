@@ -7,6 +7,7 @@ use super::setup::Setup;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::Picture;
+use crate::memory;
 use crate::model::Fingerprint;
 use crate::recipe::Recipe;
 use crate::tensors::write_latents;
@@ -75,7 +76,7 @@ impl<'a> Collector<'a> {
     pub(super) fn take(&mut self, first: u64, values: &[f32]) -> Result<()> {
         let Setup { width, height, channels, .. } = *self.setup;
         if let Some(latents) = &mut self.latents {
-            latents.values.extend_from_slice(values);
+            memory::extend(&mut latents.values, values)?;
         }
         for (i, values) in (first..).zip(values.chunks_exact(self.setup.image_len())) {
             let picture = Picture::from_values(values, width, height, channels)?;

@@ -7,6 +7,7 @@ use unfog_core::noise::{Noise, NoiseError};
 use super::noise::Source;
 use super::setup::Setup;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::model::Model;
 use crate::stop::Stop;
 
@@ -39,16 +40,17 @@ pub fn generate<D: Denoise<Error = Error>>(
     let batches = u64::from(setup.count).div_ceil(most);
     let total = batches * config.steps as u64;
     let mut done = 0;
-    let mut memory = Vec::new();
+    let mut chain_memory = Vec::new();
     let mut noise = source.noise(setup);
     for first_image in (first..end).step_by(most as usize) {
         let n = most.min(end - first_image) as usize;
         let conds = setup.conds(model, first_image, n);
         let batch = Batch { first_image, len, out_len, conds: &conds };
         let chain_failed = |e: unfog_core::chain::ChainError| Error::failure(e.to_string());
-        memory.resize(Chain::memory(config, setup.settings.sampler, &batch).map_err(chain_failed)?, 0.0);
+        let values = Chain::memory(config, setup.settings.sampler, &batch).map_err(chain_failed)?;
+        memory::resize(&mut chain_memory, values, 0.0)?;
         let mut chain =
-            Chain::new(config, setup.settings.sampler, schedule, batch, &mut memory).map_err(chain_failed)?;
+            Chain::new(config, setup.settings.sampler, schedule, batch, &mut chain_memory).map_err(chain_failed)?;
         chain.init(&mut *noise).map_err(noise_failed)?;
         report(done, total);
         loop {
