@@ -1,8 +1,11 @@
 //! Devices: which there are, which one is taken, and a context on it.
 
 use crate::error::{Doing, GpuError};
+use crate::faults::{Fault, Faults};
+use crate::memory::{Live, Usage, available, usage};
 use crate::pipeline::Pipelines;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
@@ -95,6 +98,10 @@ pub struct Context {
     pub(crate) commands: Arc<StandardCommandBufferAllocator>,
     pub(crate) sets: Arc<StandardDescriptorSetAllocator>,
     pub(crate) pipelines: Arc<Mutex<Pipelines>>,
+    pub(crate) live: Arc<Mutex<Live>>,
+    /// Recorded command buffers that are alive.
+    pub(crate) encoded: Arc<AtomicUsize>,
+    pub(crate) faults: Arc<Faults>,
     messages: Messages,
     _messenger: Option<Arc<DebugUtilsMessenger>>,
 }
@@ -106,6 +113,17 @@ impl std::fmt::Debug for Context {
 }
 
 type Messages = Arc<Mutex<Vec<String>>>;
+
+/// What the validation layer has to say of a context.
+#[derive(Clone, Debug)]
+pub struct Log(Messages);
+
+impl Log {
+    /// Warnings and errors so far.
+    pub fn messages(&self) -> Vec<String> {
+        self.0.lock().map(|m| m.clone()).unwrap_or_default()
+    }
+}
 
 impl Context {
     /// Opens a device. Compiled pipelines are kept in `cache_dir`, if one is given; it is created when missing, and nothing
@@ -151,6 +169,9 @@ impl Context {
             pipelines: Arc::new(Mutex::new(Pipelines::new(&device, cache_dir)?)),
             device,
             queue,
+            live: Arc::default(),
+            encoded: Arc::default(),
+            faults: Arc::default(),
             info: Arc::new(infos[index].clone()),
             messages,
             _messenger: messenger,
@@ -164,7 +185,29 @@ impl Context {
 
     /// What the validation layer had to say so far: warnings and errors.
     pub fn messages(&self) -> Vec<String> {
-        self.messages.lock().map(|m| m.clone()).unwrap_or_default()
+        self.log().messages()
+    }
+
+    /// The same, to be read when this context is gone: what was left behind is told then.
+    pub fn log(&self) -> Log {
+        Log(self.messages.clone())
+    }
+
+    /// Bytes of memory that the device can still give to this process, where the driver tells; otherwise all of it but what
+    /// this context has taken.
+    pub fn available(&self) -> u64 {
+        available(self)
+    }
+
+    /// What the networks of this context hold.
+    pub fn usage(&self) -> Usage {
+        Usage { commands: self.encoded.load(Ordering::Relaxed), ..usage(self) }
+    }
+
+    /// For tests of what happens then: makes a later call to the driver fail, the one after `calls` of its sort that succeed.
+    /// `None` ends that.
+    pub fn inject(&self, fault: Option<(Fault, u64)>) {
+        self.faults.set(fault);
     }
 
     /// Distinct pipelines that were created on this context.

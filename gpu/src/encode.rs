@@ -4,8 +4,10 @@
 
 use crate::device::Context;
 use crate::error::{Doing, GpuError};
+use crate::faults::Call;
 use crate::record::{Command, Dispatch, Span};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use vulkano::VulkanObject;
 use vulkano::buffer::Subbuffer;
 use vulkano::command_buffer::{BufferCopy, CommandBufferLevel, CommandBufferUsage, CopyBufferInfo};
@@ -22,16 +24,37 @@ pub(crate) type Find<'a> = &'a dyn Fn(&Span) -> Result<Subbuffer<[u8]>, GpuError
 pub(crate) struct Encoded {
     buffer: CommandBuffer,
     fence: Fence,
+    context: Context,
+    /// Submitted and not waited for.
+    pending: bool,
     pub(crate) dispatches: u64,
+    _counted: Counted,
     _pipelines: Vec<Arc<ComputePipeline>>,
     _sets: Vec<Arc<DescriptorSet>>,
     _bytes: Vec<Subbuffer<[u8]>>,
+}
+
+/// One of the command buffers that are counted.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Records `commands`; `bytes` finds the buffer behind a span. New pipelines are compiled here.
 pub(crate) fn encode(context: &Context, commands: &[Command], bytes: Find<'_>) -> Result<Encoded, GpuError> {
     let begin =
         CommandBufferBeginInfo { usage: CommandBufferUsage::MultipleSubmit, ..CommandBufferBeginInfo::default() };
+    context.faults.check(Call::Take).doing("begin recording")?;
     let (allocator, family) = (context.commands.clone(), context.queue.queue_family_index());
     let recording =
         RecordingCommandBuffer::new(allocator, family, CommandBufferLevel::Primary, begin).doing("begin recording")?;
@@ -54,8 +77,19 @@ pub(crate) fn encode(context: &Context, commands: &[Command], bytes: Find<'_>) -
     let Encoder { recording, pipelines, sets, kept, .. } = encoder;
     // SAFETY: the recording is outside of any render pass and query.
     let buffer = unsafe { recording.end() }.doing("end recording")?;
+    context.faults.check(Call::Take).doing("create a fence")?;
     let fence = Fence::new(context.device.clone(), Default::default()).doing("create a fence")?;
-    Ok(Encoded { buffer, fence, dispatches, _pipelines: pipelines, _sets: sets, _bytes: kept })
+    Ok(Encoded {
+        buffer,
+        fence,
+        context: context.clone(),
+        pending: false,
+        dispatches,
+        _counted: Counted::new(&context.encoded),
+        _pipelines: pipelines,
+        _sets: sets,
+        _bytes: kept,
+    })
 }
 
 struct Encoder<'a> {
@@ -69,6 +103,7 @@ struct Encoder<'a> {
 
 impl Encoder<'_> {
     fn dispatch(&mut self, dispatch: &Dispatch) -> Result<(), GpuError> {
+        self.context.faults.check(Call::Take).doing("create a pipeline")?;
         let pipeline = {
             let mut pipelines = self.context.pipelines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             pipelines.get(&dispatch.variant)?
@@ -79,6 +114,7 @@ impl Encoder<'_> {
             writes.push(WriteDescriptorSet::buffer(i as u32, (self.bytes)(span)?));
         }
         let set_layout = layout.set_layouts().first().cloned().ok_or(GpuError::Bug("a kernel without buffers"))?;
+        self.context.faults.check(Call::Take).doing("bind buffers")?;
         let set = DescriptorSet::new(self.context.sets.clone(), set_layout, writes, []).doing("bind buffers")?;
         // SAFETY: pipeline, layout and set belong together and to this device, and are kept with the command buffer; the
         // set is never written again. The push constants fill the layout's only range. Group counts are checked by vulkano
@@ -130,24 +166,48 @@ impl Encoder<'_> {
 
 impl Encoded {
     /// Submits the commands and waits until they are done.
-    pub(crate) fn run(&mut self, context: &Context) -> Result<(), GpuError> {
+    pub(crate) fn run(&mut self) -> Result<(), GpuError> {
+        self.start()?;
+        self.wait()
+    }
+
+    /// Submits the commands. What they use must not be written until [`Encoded::wait`].
+    pub(crate) fn start(&mut self) -> Result<(), GpuError> {
+        self.wait()?;
+        let context = &self.context;
+        context.faults.check(Call::Submit).doing("submit")?;
         let buffers = [self.buffer.handle()];
         let submit = ash::vk::SubmitInfo::default().command_buffers(&buffers);
         let fns = context.device.fns();
-        // SAFETY: the fence is not in use: every submission is waited for, and `self` is borrowed exclusively.
+        // SAFETY: the fence is not in use: every submission is waited for (see above), and `self` is borrowed exclusively.
         unsafe { self.fence.reset() }.doing("reset a fence")?;
         let submitted = context.queue.with(|_queue| {
             // SAFETY: the queue is locked; the command buffer is complete and not pending (see above), and what it uses
-            // is kept in `self`.
+            // is kept in `self`, which waits before it goes.
             unsafe { (fns.v1_0.queue_submit)(context.queue.handle(), 1, &submit, self.fence.handle()) }
         });
         submitted.result().map_err(vulkano::VulkanError::from).doing("submit")?;
-        self.fence
-            .wait(None)
-            .or_else(|error| {
-                // Out of host memory, say: the commands must still not outlive what they use.
-                context.queue.with(|mut queue| queue.wait_idle()).and(Err(error))
-            })
-            .doing("wait for the device")
+        self.pending = true;
+        Ok(())
+    }
+
+    /// Waits until what was submitted is done; at once where nothing was.
+    pub(crate) fn wait(&mut self) -> Result<(), GpuError> {
+        if !std::mem::take(&mut self.pending) {
+            return Ok(());
+        }
+        let waited = self.fence.wait(None).or_else(|error| {
+            // Out of host memory, say: the commands must still not outlive what they use.
+            self.context.queue.with(|mut queue| queue.wait_idle()).and(Err(error))
+        });
+        waited.and(self.context.faults.check(Call::Wait)).doing("wait for the device")
+    }
+}
+
+impl Drop for Encoded {
+    fn drop(&mut self) {
+        // Only when an error or a panic came between: what the device works on must not go before it is done. That the
+        // device is lost was said already.
+        let _ = self.wait();
     }
 }

@@ -20,6 +20,15 @@ pub enum GpuError {
         /// Bytes asked for.
         bytes: u64,
     },
+    /// A network needs more device memory than it may take.
+    Memory {
+        /// The least that would do, in bytes.
+        needed: u64,
+        /// What it may take: the limit that was set, or what the device has left.
+        limit: u64,
+    },
+    /// The host has no memory for so many bytes.
+    HostMemory(u64),
     /// The device was lost: the driver reset it, or it hung.
     DeviceLost,
     /// Another failure of a Vulkan call; what was being done.
@@ -46,6 +55,19 @@ pub enum GpuError {
     Bug(&'static str),
 }
 
+impl GpuError {
+    /// True when there was too little memory: of the device, of the host, or below a limit that was set.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(
+            self,
+            GpuError::OutOfMemory { .. }
+                | GpuError::Memory { .. }
+                | GpuError::HostMemory(_)
+                | GpuError::Vulkan(_, VulkanError::OutOfDeviceMemory | VulkanError::OutOfHostMemory)
+        )
+    }
+}
+
 impl fmt::Display for GpuError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -55,6 +77,10 @@ impl fmt::Display for GpuError {
                 write!(f, "no Vulkan device \"{asked}\"; there are: {}", there.join(", "))
             }
             GpuError::OutOfMemory { bytes } => write!(f, "the device has no memory for {bytes} bytes more"),
+            GpuError::Memory { needed, limit } => {
+                write!(f, "the network needs {needed} bytes of device memory at least, and there are {limit}")
+            }
+            GpuError::HostMemory(bytes) => write!(f, "there is no memory for {bytes} bytes more"),
             GpuError::DeviceLost => write!(f, "the device was lost (driver reset or hang)"),
             GpuError::Vulkan(doing, _) => write!(f, "Vulkan failed to {doing}"),
             GpuError::Invalid(doing, _) => write!(f, "invalid use of Vulkan to {doing}"),

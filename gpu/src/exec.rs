@@ -5,7 +5,7 @@ use crate::error::GpuError;
 use crate::network::{Network, Options, Stats};
 use crate::transfer::padded;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::graph::{Graph, Input, WeightId, WeightUse};
 use unfog_core::nn::layout::{interleave, planar};
@@ -16,15 +16,14 @@ use unfog_core::nn::weights::WeightData;
 ///
 /// The same input gives the same bits from run to run, alone or in a batch.
 #[derive(Debug)]
-pub struct VulkanDenoiser {
-    network: Network,
+pub struct VulkanDenoiser<'w> {
+    network: Network<'w>,
     /// Weights that the host reads to make features, by number; the others are empty.
     host_weights: Vec<Vec<f32>>,
     embeddings: Vec<Vec<f32>>,
-    stop: Arc<AtomicBool>,
 }
 
-impl VulkanDenoiser {
+impl<'w> VulkanDenoiser<'w> {
     /// Plans memory, uploads the weights and compiles the pipelines. Weight i of the graph is `weights[i]`.
     ///
     /// # Errors
@@ -32,7 +31,7 @@ impl VulkanDenoiser {
     pub fn new(
         context: &Context,
         graph: &Graph<'_>,
-        weights: &[WeightData<'_>],
+        weights: &[WeightData<'w>],
         options: Options,
     ) -> Result<Self, GpuError> {
         let network = Network::new(context, graph, weights, options)?;
@@ -41,12 +40,12 @@ impl VulkanDenoiser {
             _ => Vec::new(),
         };
         let host_weights = graph.weights.iter().zip(weights).map(host).collect();
-        Ok(Self { network, host_weights, embeddings: Vec::new(), stop: Arc::default() })
+        Ok(Self { network, host_weights, embeddings: Vec::new() })
     }
 
     /// Looks at `stop` between submissions and ends with [`GpuError::Stopped`] once it is set.
     pub fn stop_when(&mut self, stop: Arc<AtomicBool>) {
-        self.stop = stop;
+        self.network.stop = stop;
     }
 
     /// Loads a condition: the values of the network's embeddings, each `[pixels, channels]`, one after the other. For use as
@@ -74,12 +73,12 @@ impl VulkanDenoiser {
     }
 
     /// The graph on the device.
-    pub fn network(&self) -> &Network {
+    pub fn network(&self) -> &Network<'w> {
         &self.network
     }
 
     /// The graph on the device, to run parts of it.
-    pub fn network_mut(&mut self) -> &mut Network {
+    pub fn network_mut(&mut self) -> &mut Network<'w> {
         &mut self.network
     }
 
@@ -103,7 +102,7 @@ impl VulkanDenoiser {
     }
 }
 
-impl Denoise for VulkanDenoiser {
+impl Denoise for VulkanDenoiser<'_> {
     type Error = GpuError;
 
     fn out_len(&self) -> usize {
@@ -120,9 +119,6 @@ impl Denoise for VulkanDenoiser {
         };
         let batch = self.network.max_images();
         for first in (0..evaluations).step_by(batch) {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(GpuError::Stopped);
-            }
             let count = batch.min(evaluations - first);
             self.network.prepare(count)?;
             for slot in 0..count {

@@ -4,15 +4,19 @@
 
 use crate::device::Context;
 use crate::error::{Doing, GpuError};
+use crate::faults::Call;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
+use vulkano::VulkanObject;
 use vulkano::buffer::sys::RawBuffer;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferMemory, BufferUsage};
 use vulkano::device::DeviceOwned;
+use vulkano::instance::InstanceOwned;
 use vulkano::memory::{
-    DeviceMemory, MappedMemoryRange, MemoryAllocateInfo, MemoryMapInfo, MemoryPropertyFlags, ResourceMemory,
+    DeviceMemory, MappedMemoryRange, MemoryAllocateInfo, MemoryHeapFlags, MemoryMapInfo, MemoryPropertyFlags,
+    ResourceMemory,
 };
-use vulkano::{Validated, VulkanError};
+use vulkano::{Validated, Version, VulkanError};
 
 /// What memory is for, which decides its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,76 @@ pub(crate) fn most(context: &Context) -> u64 {
     p.max_memory_allocation_size.unwrap_or(u64::MAX).min(p.max_buffer_size.unwrap_or(u64::MAX))
 }
 
+/// What a context's networks hold of its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Buffers, each with memory of its own.
+    pub buffers: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The most bytes that there were at once.
+    pub peak: u64,
+    /// Recorded command buffers, each with a fence and its sets.
+    pub commands: usize,
+}
+
+/// The buffers of a context that are alive.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    buffers: Vec<Weak<Buffer>>,
+    peak: u64,
+}
+
+impl Live {
+    fn add(&mut self, buffer: &Arc<Buffer>) {
+        self.buffers.push(Arc::downgrade(buffer));
+        self.peak = self.peak.max(self.count().1);
+    }
+
+    /// Buffers and their bytes.
+    fn count(&mut self) -> (usize, u64) {
+        self.buffers.retain(|buffer| buffer.strong_count() > 0);
+        let bytes = self.buffers.iter().filter_map(Weak::upgrade).map(|buffer| buffer.size()).sum();
+        (self.buffers.len(), bytes)
+    }
+}
+
+/// What a context's networks hold of its device, but for command buffers.
+pub(crate) fn usage(context: &Context) -> Usage {
+    let mut live = context.live.lock().unwrap_or_else(PoisonError::into_inner);
+    let (buffers, bytes) = live.count();
+    Usage { buffers, bytes, peak: live.peak, commands: 0 }
+}
+
+/// Bytes that the device can still give to this process: what the driver allows it (VK_EXT_memory_budget), where it tells,
+/// otherwise the heap's size, less what is taken.
+pub(crate) fn available(context: &Context) -> u64 {
+    let physical = context.device.physical_device();
+    let heaps = &physical.memory_properties().memory_heaps;
+    let local = |i: &usize| heaps[*i].flags.contains(MemoryHeapFlags::DEVICE_LOCAL);
+    let largest = |heaps_of: &mut dyn Iterator<Item = usize>| heaps_of.max_by_key(|&i| heaps[i].size);
+    let heap = largest(&mut (0..heaps.len()).filter(local)).or_else(|| largest(&mut (0..heaps.len())));
+    let Some(heap) = heap else { return 0 };
+    budget(context, heap).unwrap_or_else(|| heaps[heap].size.saturating_sub(usage(context).bytes))
+}
+
+/// What the driver allows this process to take more of a heap, if it tells.
+fn budget(context: &Context, heap: usize) -> Option<u64> {
+    let physical = context.device.physical_device();
+    let instance = physical.instance();
+    let known = physical.supported_extensions().ext_memory_budget;
+    if !known || physical.api_version().min(instance.api_version()) < Version::V1_1 {
+        return None;
+    }
+    let mut budget = ash::vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+    let mut properties = ash::vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
+    // SAFETY: a Vulkan 1.1 function of a living instance and its device, which has the extension of the chained structure.
+    unsafe { (instance.fns().v1_1.get_physical_device_memory_properties2)(physical.handle(), &mut properties) };
+    let of_heap = |values: &[u64]| values.get(heap).copied().unwrap_or(0);
+    // A driver that says nothing of a heap says 0.
+    Some(of_heap(&budget.heap_budget)).filter(|&bytes| bytes > 0).map(|b| b.saturating_sub(of_heap(&budget.heap_usage)))
+}
+
 /// A buffer with memory of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
@@ -75,6 +149,7 @@ impl Block {
         }
         let usage = BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST;
         let create = BufferCreateInfo { size: bytes, usage, ..BufferCreateInfo::default() };
+        context.faults.check(Call::Take).doing("create a buffer")?;
         let raw = RawBuffer::new(device.clone(), create).doing("create a buffer")?;
         let requirements = raw.memory_requirements();
         let properties = device.physical_device().memory_properties();
@@ -93,7 +168,8 @@ impl Block {
         }
         let allocate =
             MemoryAllocateInfo { allocation_size, memory_type_index: memory_type_index as u32, ..Default::default() };
-        let mut memory = match DeviceMemory::allocate(device, allocate) {
+        let faulty = context.faults.check(Call::Take).map_err(Validated::from);
+        let mut memory = match faulty.and_then(|()| DeviceMemory::allocate(device, allocate)) {
             Err(Validated::Error(VulkanError::OutOfDeviceMemory | VulkanError::OutOfHostMemory)) => {
                 return Err(out_of_memory());
             }
@@ -101,10 +177,14 @@ impl Block {
         };
         if purpose != Purpose::Device {
             let map = MemoryMapInfo { offset: 0, size: allocation_size, ..MemoryMapInfo::default() };
+            context.faults.check(Call::Take).doing("map memory")?;
             memory.map(map).doing("map memory")?;
         }
+        context.faults.check(Call::Take).doing("bind memory")?;
         let bound = raw.bind_memory(ResourceMemory::new_dedicated(memory)).map_err(|(error, ..)| error);
-        Ok(Self { buffer: Arc::new(bound.doing("bind memory")?), bytes })
+        let buffer = Arc::new(bound.doing("bind memory")?);
+        context.live.lock().unwrap_or_else(PoisonError::into_inner).add(&buffer);
+        Ok(Self { buffer, bytes })
     }
 
     fn memory(&self) -> Option<&DeviceMemory> {

@@ -4,12 +4,17 @@ use crate::device::Context;
 use crate::dispatch::{self, Operand, Step, Tiling};
 use crate::encode::{Encoded, encode};
 use crate::error::GpuError;
+use crate::fit::{Fit, LEAST_STAGING, Needs, STAGING, Sizes, fit, halves};
 use crate::memory::{Block, Purpose, most};
 use crate::pack::Precision;
+use crate::piece::{Cut, Piece, most_flops};
 use crate::record::{Command, Dispatch, Recording, Space, Span};
-use crate::upload::upload_weights;
+use crate::upload::{upload_weights, weight_bytes};
 use std::ops::Range;
-use unfog_core::nn::graph::{Graph, Node, Tensor, TensorId, Weight};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use unfog_core::nn::cost::node_flops;
+use unfog_core::nn::graph::{Graph, Node, Tensor, TensorId, Weight, WeightUse};
 use unfog_core::nn::plan::{Slot, plan, slots_needed};
 use unfog_core::nn::project::InputError;
 use unfog_core::nn::weights::WeightData;
@@ -23,13 +28,19 @@ pub struct Options {
     pub precision: Precision,
     /// The most images of one submission; larger batches take several.
     pub max_images: usize,
+    /// The most bytes of device memory for weights, tensors and staging buffers; what the device has left if absent. Weights that
+    /// don't fit are sent anew for each evaluation.
+    pub vram: Option<u64>,
+    /// The most floating-point operations of one submission, unless a single node has more; about half a second of a slow device
+    /// if absent.
+    pub submit_flops: Option<u64>,
     /// Copies through staging buffers even where the host reaches the device's memory: to test that way on any device.
     pub force_staging: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { precision: Precision::F32, max_images: 8, force_staging: false }
+        Self { precision: Precision::F32, max_images: 8, vram: None, submit_flops: None, force_staging: false }
     }
 }
 
@@ -44,33 +55,51 @@ pub struct Stats {
     pub dispatches: u64,
     /// Submissions to the queue.
     pub submits: u64,
+    /// Bytes of weights that were sent to the device anew.
+    pub streamed: u64,
 }
 
 /// A graph on a device. Inputs are set by tensor, whatever they are for; see [`crate::VulkanDenoiser`] for a network
 /// that denoises.
-pub struct Network {
+pub struct Network<'w> {
     pub(crate) context: Context,
     pub(crate) nodes: Vec<Node>,
     pub(crate) tensors: Vec<Tensor>,
-    weights: Vec<Weight>,
+    pub(crate) weights: Vec<Weight>,
     pub(crate) output: TensorId,
     slots: Vec<Slot>,
-    plan_bytes: u64,
     steps: Vec<Vec<Step>>,
     blocks: Vec<Block>,
-    places: Vec<Span>,
-    options: Options,
+    /// Where the weights lie that stay on the device.
+    places: Vec<Option<Span>>,
+    /// Bytes of each weight on the device.
+    sizes: Vec<u64>,
+    /// The values of the weights that don't stay, to be packed for each evaluation.
+    pub(crate) streamed: Vec<Option<WeightData<'w>>>,
+    /// The window that those go through: what kernels read, and what the host fills where that is something else.
+    windows: Vec<Block>,
+    pub(crate) staged: Vec<Block>,
+    fit: Fit,
+    pub(crate) options: Options,
     pub(crate) staging: bool,
     pub(crate) memory: Option<Memory>,
     /// The whole graph for each number of images that was prepared in this memory.
-    pub(crate) recorded: Vec<(usize, Encoded)>,
+    pub(crate) recorded: Vec<(usize, Vec<Part>)>,
     /// Images of the batch that is prepared.
     pub(crate) images: usize,
     pub(crate) stats: Stats,
+    /// Ends an evaluation between two submissions.
+    pub(crate) stop: Arc<AtomicBool>,
     /// Inputs of all images of the batch, padded, one tensor after the other: what an upload sends.
     pub(crate) inputs: Vec<f32>,
     /// The output of all images of the batch, padded: what a readback fetched.
     pub(crate) results: Vec<f32>,
+}
+
+/// A piece of the graph with its commands.
+pub(crate) struct Part {
+    pub(crate) piece: Piece,
+    pub(crate) encoded: Encoded,
 }
 
 /// Memory for a number of images.
@@ -78,11 +107,53 @@ pub struct Network {
 pub(crate) struct Memory {
     images: usize,
     pub(crate) arena: Block,
-    pub(crate) upload: Block,
-    pub(crate) readback: Block,
+    /// Staging buffers, where the host can't reach the arena.
+    pub(crate) upload: Option<Block>,
+    pub(crate) readback: Option<Block>,
 }
 
-impl std::fmt::Debug for Network {
+/// What is known of a network before anything is taken.
+struct Plan {
+    slots: Vec<Slot>,
+    sizes: Vec<u64>,
+    fit: Fit,
+    staging: bool,
+}
+
+/// Plans a graph's memory: tensors, and weights against what the device has.
+fn plan_memory(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Plan, GpuError> {
+    let info = context.info();
+    let mut slots = vec![Slot::default(); slots_needed(graph)];
+    let planned = plan(graph, &dispatch::target(info), &mut slots)?;
+    let workspace = (0..graph.nodes.len()).map(|i| planned.workspace(i).bytes).max().unwrap_or(0);
+    let (arena, arena_bound) = (planned.bytes, planned.lower_bound);
+    let staging = options.force_staging || !info.unified;
+    let sizes = weight_bytes(graph, options.precision, info.max_binding)?;
+    let large: Vec<bool> = graph.weights.iter().map(|weight| weight.role == WeightUse::Kernel).collect();
+    let nodes: Vec<_> = graph.nodes.iter().map(|node| node.weights.map(|id| id.map(|id| usize::from(id.0)))).collect();
+    let tensor = |id: TensorId| slots[usize::from(id.0)].bytes;
+    let inputs: u64 = graph.inputs().map(|(id, ..)| tensor(id)).sum();
+    // What the device binds and allocates at once, and no more than a quarter of its memory for more than one image.
+    let available = context.available();
+    let largest = slots.iter().map(|s| s.bytes).max().unwrap_or(0).max(1);
+    let most_images = (info.max_binding / largest).min((available / 4).min(most(context)) / arena.max(1));
+    let most_images = usize::try_from(most_images).unwrap_or(usize::MAX);
+    let fit = fit(&Sizes {
+        weights: &sizes,
+        large: &large,
+        nodes: &nodes,
+        arena,
+        arena_bound,
+        workspace,
+        transfer: if staging { inputs + tensor(graph.output) } else { 0 },
+        staging,
+        images: options.max_images.min(most_images).min(info.max_groups[2] as usize).max(1),
+        limit: options.vram.unwrap_or(u64::MAX).min(available),
+    })?;
+    Ok(Plan { slots, sizes, fit, staging })
+}
+
+impl std::fmt::Debug for Network<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network")
             .field("nodes", &self.nodes.len())
@@ -91,28 +162,39 @@ impl std::fmt::Debug for Network {
     }
 }
 
-impl Network {
-    /// Plans memory, packs and uploads the weights, and compiles the pipelines. Weight i of the graph is `weights[i]`.
+impl<'w> Network<'w> {
+    /// What a network would take of the device's memory. Takes none.
     ///
     /// # Errors
-    /// [`GpuError::Weight`], [`GpuError::HalfRange`], [`GpuError::Plan`], [`GpuError::OutOfMemory`], [`GpuError::Limit`], or
-    /// what the driver reports.
+    /// [`GpuError::Plan`], [`GpuError::Limit`], or [`GpuError::Memory`] where it would not fit.
+    pub fn needs(context: &Context, graph: &Graph<'_>, options: Options) -> Result<Needs, GpuError> {
+        check(graph)?;
+        Ok(plan_memory(context, graph, &options)?.fit.needs)
+    }
+
+    /// Plans memory, packs and uploads the weights, and compiles the pipelines. Weight i of the graph is `weights[i]`; those that
+    /// don't fit on the device are read again for each evaluation.
+    ///
+    /// # Errors
+    /// [`GpuError::Weight`], [`GpuError::HalfRange`], [`GpuError::Plan`], [`GpuError::Memory`], [`GpuError::OutOfMemory`],
+    /// [`GpuError::Limit`], or what the driver reports.
     pub fn new(
         context: &Context,
         graph: &Graph<'_>,
-        weights: &[WeightData<'_>],
+        weights: &[WeightData<'w>],
         options: Options,
     ) -> Result<Self, GpuError> {
         let tiling = Tiling::new(context.info(), options.precision);
         let steps: Result<Vec<_>, _> = (0..graph.nodes.len()).map(|i| dispatch::steps(graph, i, tiling)).collect();
         let steps = steps?;
-        if usize::from(graph.output.0) >= graph.tensors.len() {
-            return Err(GpuError::Node(graph.nodes.len()));
-        }
-        let mut slots = vec![Slot::default(); slots_needed(graph)];
-        let plan_bytes = plan(graph, &dispatch::target(context.info()), &mut slots)?.bytes;
-        let staging = options.force_staging || !context.info().unified;
-        let (blocks, places) = upload_weights(context, graph, weights, options.precision, staging)?;
+        check(graph)?;
+        let Plan { slots, sizes, fit, staging } = plan_memory(context, graph, &options)?;
+        let Needs { arena, transfer, window, .. } = fit.needs;
+        // No more than is free until the arena is there.
+        let piece = staging.then(|| (arena + transfer + window).clamp(LEAST_STAGING, STAGING));
+        let what = (&sizes[..], &fit.streamed[..]);
+        let (blocks, places) = upload_weights(context, graph, weights, what, options.precision, piece)?;
+        let streamed = weights.iter().zip(&fit.streamed).map(|(&data, &streamed)| streamed.then_some(data)).collect();
         let mut network = Self {
             context: context.clone(),
             nodes: graph.nodes.to_vec(),
@@ -120,22 +202,42 @@ impl Network {
             weights: graph.weights.to_vec(),
             output: graph.output,
             slots,
-            plan_bytes,
             steps,
             blocks,
             places,
+            sizes,
+            streamed,
+            windows: Vec::new(),
+            staged: Vec::new(),
+            fit,
             options,
             staging,
             memory: None,
             recorded: Vec::new(),
             images: 0,
             stats: Stats::default(),
+            stop: Arc::default(),
             inputs: Vec::new(),
             results: Vec::new(),
         };
+        network.open_window()?;
         network.prepare(1)?;
         context.pipelines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save();
         Ok(network)
+    }
+
+    /// Takes the memory of the window, where there is one.
+    fn open_window(&mut self) -> Result<(), GpuError> {
+        let half = self.fit.half;
+        let blocks = |count: u64, purpose| -> Result<Vec<Block>, GpuError> {
+            (0..count).map(|_| Block::new(&self.context, half, purpose)).collect()
+        };
+        if half > 0 && self.staging {
+            (self.windows, self.staged) = (blocks(1, Purpose::Device)?, blocks(halves(true) - 1, Purpose::Upload)?);
+        } else if half > 0 {
+            self.windows = blocks(halves(false), Purpose::Shared)?;
+        }
+        Ok(())
     }
 
     /// The graph.
@@ -151,10 +253,15 @@ impl Network {
 
     /// Bytes of the arena for one image, as planned.
     pub fn plan_bytes(&self) -> u64 {
-        self.plan_bytes
+        self.fit.needs.arena
     }
 
-    /// Bytes of the weights on the device, packed.
+    /// Device memory that it takes.
+    pub fn memory_needs(&self) -> Needs {
+        self.fit.needs
+    }
+
+    /// Bytes of the weights that stay on the device, packed.
     pub fn weight_bytes(&self) -> u64 {
         self.blocks.iter().map(|b| b.bytes).sum()
     }
@@ -169,14 +276,10 @@ impl Network {
         self.stats
     }
 
-    /// The most images of one submission: what the options and the device's largest binding allow, and what fits a quarter
-    /// of its memory.
+    /// The most images of one evaluation: what the options and the device's largest binding allow, and what memory there is beside
+    /// the weights.
     pub fn max_images(&self) -> usize {
-        let info = self.context.info();
-        let largest = self.slots.iter().map(|s| s.bytes).max().unwrap_or(0).max(1);
-        let fit = (info.max_binding / largest).min((info.memory / 4).min(most(&self.context)) / self.plan_bytes.max(1));
-        let fit = usize::try_from(fit).unwrap_or(usize::MAX);
-        self.options.max_images.min(fit).min(info.max_groups[2] as usize).max(1)
+        self.fit.needs.images
     }
 
     /// Makes memory and commands for `images` images at once, unless they are there already. Inputs start as zeros.
@@ -202,25 +305,28 @@ impl Network {
             self.memory = Some(self.allocate(images)?);
         }
         if !self.recorded.iter().any(|(n, _)| *n == images) {
-            let encoded = self.encode(images, 0..self.nodes.len(), true)?;
-            self.recorded.push((images, encoded));
+            let parts = self.encode(images, 0..self.nodes.len(), true)?;
+            self.recorded.push((images, parts));
         }
-        self.inputs = vec![0.0; (self.input_bytes(images) / 4) as usize];
-        self.results = vec![0.0; (self.span(self.output, images).bytes / 4) as usize];
+        self.inputs = zeros(self.input_bytes(images))?;
+        self.results = zeros(self.span(self.output, images).bytes)?;
         self.images = images;
         Ok(())
     }
 
     fn allocate(&self, images: usize) -> Result<Memory, GpuError> {
         let limit = GpuError::Limit("images at once", images as u64);
-        let bytes = (images as u64).checked_mul(self.plan_bytes).ok_or(limit)?;
+        let bytes = (images as u64).checked_mul(self.fit.needs.arena).ok_or(limit)?;
         let arena = if self.staging { Purpose::Device } else { Purpose::Shared };
-        let staged = |bytes: u64| if self.staging { bytes } else { 0 };
+        let staged = |bytes: u64, purpose| match self.staging {
+            true => Block::new(&self.context, bytes, purpose).map(Some),
+            false => Ok(None),
+        };
         Ok(Memory {
             images,
             arena: Block::new(&self.context, bytes, arena)?,
-            upload: Block::new(&self.context, staged(self.input_bytes(images)), Purpose::Upload)?,
-            readback: Block::new(&self.context, staged(self.span(self.output, images).bytes), Purpose::Readback)?,
+            upload: staged(self.input_bytes(images), Purpose::Upload)?,
+            readback: staged(self.span(self.output, images).bytes, Purpose::Readback)?,
         })
     }
 
@@ -245,9 +351,26 @@ impl Network {
         Span { space: Space::Arena, offset: n * slot.offset, bytes: n * slot.bytes }
     }
 
-    /// The commands of some nodes, with the inputs sent before and the output fetched after where that takes copies.
-    fn record(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Vec<Command>, GpuError> {
+    /// Cuts some nodes into pieces, for a number of images.
+    fn cut(&self, images: usize, nodes: Range<usize>) -> Result<Vec<Piece>, GpuError> {
+        let graph = self.graph();
+        let flops = |node: usize| node_flops(&graph, &self.nodes[node]).saturating_mul(images as u64);
+        let streamed = |node: usize| {
+            let weights = self.nodes[node].weights.iter().flatten().map(|id| usize::from(id.0));
+            weights.filter(|&weight| self.streamed[weight].is_some()).collect()
+        };
+        let most_flops = self.options.submit_flops.unwrap_or_else(|| most_flops(self.context.info().kind));
+        let (weights, half) = (&self.sizes[..], self.fit.half);
+        Cut { flops: &flops, streamed: &streamed, weights, most_flops, half }.pieces(nodes)
+    }
+
+    /// The commands of a piece, number `number` of them, with the inputs sent before and the output fetched after where that takes
+    /// copies.
+    fn record(&self, images: usize, piece: &Piece, number: usize, send: bool) -> Result<Vec<Command>, GpuError> {
         let mut recording = Recording::default();
+        if number > 0 {
+            recording.barrier();
+        }
         if self.staging && send {
             let mut offset = 0;
             for id in self.input_ids() {
@@ -256,34 +379,61 @@ impl Network {
                 offset += to.bytes;
             }
         }
-        let nodes_end = nodes.end;
-        for index in nodes {
+        let window = if self.staging { 0 } else { number % self.windows.len().max(1) };
+        if self.staging && piece.bytes > 0 {
+            let span = |space| Span { space, offset: 0, bytes: piece.bytes };
+            recording.copy(span(Space::Staged(self.half_of(number))), span(Space::Window(window)));
+        }
+        for index in piece.nodes.clone() {
             for step in &self.steps[index] {
-                recording.dispatch(self.place_step(step, index, images)?);
+                recording.dispatch(self.place_step(step, index, images, (piece, window))?);
             }
         }
-        if self.staging && nodes_end == self.nodes.len() {
+        if self.staging && piece.nodes.end == self.nodes.len() {
             let from = self.span(self.output, images);
             recording.copy(from, Span { space: Space::Readback, offset: 0, bytes: from.bytes });
         }
         Ok(recording.finish())
     }
 
-    /// The same as a command buffer.
-    pub(crate) fn encode(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Encoded, GpuError> {
-        let memory = self.memory.as_ref().ok_or(GpuError::NotPrepared)?;
-        encode(&self.context, &self.record(images, nodes, send)?, &|span| self.find(memory, span))
+    /// The part of the window that the host fills for piece `number`.
+    pub(crate) fn half_of(&self, number: usize) -> usize {
+        number % self.fillable().len().max(1)
     }
 
-    fn place_step(&self, step: &Step, node: usize, images: usize) -> Result<Dispatch, GpuError> {
+    /// What the host fills for the window.
+    pub(crate) fn fillable(&self) -> &[Block] {
+        if self.staging { &self.staged } else { &self.windows }
+    }
+
+    /// Some nodes as command buffers.
+    pub(crate) fn encode(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Vec<Part>, GpuError> {
+        let memory = self.memory.as_ref().ok_or(GpuError::NotPrepared)?;
+        let pieces = self.cut(images, nodes)?.into_iter().enumerate();
+        let part = |(number, piece): (usize, Piece)| {
+            let commands = self.record(images, &piece, number, send && number == 0)?;
+            Ok(Part { encoded: encode(&self.context, &commands, &|span| self.find(memory, span))?, piece })
+        };
+        pieces.map(part).collect()
+    }
+
+    /// Where a weight lies for a piece that is run with this part of the window.
+    fn weight_span(&self, weight: usize, (piece, window): (&Piece, usize)) -> Result<Span, GpuError> {
+        let load = piece.loads.iter().find(|(load, _)| *load == weight);
+        let loaded = load.map(|&(_, offset)| Span { space: Space::Window(window), offset, bytes: self.sizes[weight] });
+        loaded.or(self.places[weight]).ok_or(GpuError::Bug("a weight that is nowhere"))
+    }
+
+    fn place_step(&self, step: &Step, node: usize, images: usize, at: (&Piece, usize)) -> Result<Dispatch, GpuError> {
         let kernel = Kernel::named(step.variant.kernel).ok_or(GpuError::Node(node))?;
         let span = |operand: &Operand| match operand {
-            Operand::Tensor(id) => self.span(*id, images),
-            Operand::Weight(id) => self.places[usize::from(id.0)],
-            Operand::Workspace => self.place(self.slots[self.tensors.len() + node], images),
+            Operand::Tensor(id) => Ok(self.span(*id, images)),
+            Operand::Weight(id) => self.weight_span(usize::from(id.0), at),
+            Operand::Workspace => Ok(self.place(self.slots[self.tensors.len() + node], images)),
         };
         let accesses = kernel.bindings.iter().map(|b| b.access);
-        let bindings = step.operands.iter().map(span).zip(accesses).collect();
+        let spans: Result<Vec<Span>, GpuError> = step.operands.iter().map(span).collect();
+        let bindings = spans?.into_iter().zip(accesses).collect();
         let limits = self.context.info().max_groups;
         let too_many = || GpuError::Limit("work groups", step.groups);
         let x = step.groups.min(u64::from(limits[0])).max(1);
@@ -298,13 +448,31 @@ impl Network {
     /// The bytes behind a span.
     fn find(&self, memory: &Memory, span: &Span) -> Result<Subbuffer<[u8]>, GpuError> {
         let block = match span.space {
-            Space::Arena => &memory.arena,
-            Space::Weights(i) => &self.blocks[i],
-            Space::Upload => &memory.upload,
-            Space::Readback => &memory.readback,
+            Space::Arena => Some(&memory.arena),
+            Space::Weights(i) => self.blocks.get(i),
+            Space::Window(i) => self.windows.get(i),
+            Space::Staged(i) => self.staged.get(i),
+            Space::Upload => memory.upload.as_ref(),
+            Space::Readback => memory.readback.as_ref(),
         };
+        let block = block.ok_or(GpuError::Bug("a buffer that is not there"))?;
         let end = span.offset.checked_add(span.bytes).filter(|&end| end <= block.bytes && span.bytes > 0);
         let end = end.ok_or(GpuError::Bug("bytes beyond a buffer"))?;
         Ok(Subbuffer::new(block.buffer.clone()).slice(span.offset..end))
     }
+}
+
+/// Refuses a graph without its output.
+fn check(graph: &Graph<'_>) -> Result<(), GpuError> {
+    let there = usize::from(graph.output.0) < graph.tensors.len();
+    if there { Ok(()) } else { Err(GpuError::Node(graph.nodes.len())) }
+}
+
+/// Zeros of this many bytes, if the host has memory for them.
+fn zeros(bytes: u64) -> Result<Vec<f32>, GpuError> {
+    let len = usize::try_from(bytes / 4).map_err(|_| GpuError::HostMemory(bytes))?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| GpuError::HostMemory(bytes))?;
+    values.resize(len, 0.0);
+    Ok(values)
 }

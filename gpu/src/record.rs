@@ -10,6 +10,10 @@ pub(crate) enum Space {
     Arena,
     /// Weights, by the number of their block.
     Weights(usize),
+    /// A part of the window that streamed weights go through.
+    Window(usize),
+    /// What the host fills for the window, where it can't reach that.
+    Staged(usize),
     /// What the host sends, where it can't reach the arena.
     Upload,
     /// What the host fetches, where it can't reach the arena.
@@ -67,6 +71,12 @@ impl Recording {
         self.commands.push(Command::Dispatch(dispatch));
     }
 
+    /// Orders what follows after everything that was submitted before.
+    pub(crate) fn barrier(&mut self) {
+        self.commands.push(Command::Barrier);
+        self.open.clear();
+    }
+
     /// Adds a copy of as many bytes as `from` has.
     pub(crate) fn copy(&mut self, from: Span, to: Span) {
         self.order(&[(from, Access::Read), (to, Access::Write)]);
@@ -88,8 +98,7 @@ impl Recording {
             self.open.iter().any(clash)
         };
         if spans.iter().any(conflict) {
-            self.commands.push(Command::Barrier);
-            self.open.clear();
+            self.barrier();
         }
         self.open.extend_from_slice(spans);
     }

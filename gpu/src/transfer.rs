@@ -19,7 +19,7 @@ pub(crate) fn padded(shape: Shape) -> usize {
     shape.c.next_multiple_of(LANES) as usize
 }
 
-impl Network {
+impl Network<'_> {
     /// Sets an input of one image of the prepared batch: `[pixels, channels]`, without padding. Sent at the next run.
     ///
     /// # Errors
@@ -60,20 +60,24 @@ impl Network {
         self.results.get(start..start + shape.pixels() as usize * padded(shape))
     }
 
-    /// Runs the whole graph on the inputs that were set: one upload, one submission, one readback.
+    /// Runs the whole graph on the inputs that were set: one upload, one readback, and in between as many submissions as keep each of
+    /// them short.
     ///
     /// # Errors
-    /// [`GpuError::DeviceLost`], or what the driver reports.
+    /// [`GpuError::Stopped`], [`GpuError::DeviceLost`], or what the driver reports.
     pub fn execute(&mut self) -> Result<(), GpuError> {
         let memory = self.memory()?;
         self.send(&memory)?;
-        let recorded = self.recorded.iter_mut().find(|(n, _)| *n == self.images);
-        let (_, encoded) = recorded.ok_or(GpuError::NotPrepared)?;
-        encoded.run(&self.context)?;
-        self.stats.submits += 1;
-        self.stats.dispatches += encoded.dispatches;
+        let recorded = self.recorded.iter().position(|(n, _)| *n == self.images).ok_or(GpuError::NotPrepared)?;
+        let mut parts = std::mem::take(&mut self.recorded[recorded].1);
+        let done = self.run(&mut parts);
+        self.recorded[recorded].1 = parts;
+        done?;
         let place = self.span(self.output, self.images);
-        let (block, offset) = if self.staging { (&memory.readback, 0) } else { (&memory.arena, place.offset) };
+        let (block, offset) = match &memory.readback {
+            Some(readback) => (readback, 0),
+            None => (&memory.arena, place.offset),
+        };
         let results = cast_slice_mut(&mut self.results);
         // SAFETY: the submission was waited for.
         unsafe { block.read(offset, place.bytes, |from| results.copy_from_slice(from)) }?;
@@ -88,9 +92,9 @@ impl Network {
     /// The one upload of an evaluation.
     fn send(&mut self, memory: &Memory) -> Result<(), GpuError> {
         let inputs: &[u8] = cast_slice(&self.inputs);
-        if self.staging {
+        if let Some(upload) = &memory.upload {
             // SAFETY: every submission is waited for.
-            unsafe { memory.upload.write(0, inputs.len() as u64, |to| to.copy_from_slice(inputs)) }?;
+            unsafe { upload.write(0, inputs.len() as u64, |to| to.copy_from_slice(inputs)) }?;
         } else {
             let mut rest = inputs;
             for id in self.input_ids() {
@@ -119,11 +123,8 @@ impl Network {
         if first {
             self.send(&memory)?;
         }
-        let mut encoded = self.encode(self.images, nodes, first)?;
-        encoded.run(&self.context)?;
-        self.stats.submits += 1;
-        self.stats.dispatches += encoded.dispatches;
-        Ok(())
+        let mut parts = self.encode(self.images, nodes, first)?;
+        self.run(&mut parts)
     }
 
     /// What lies in the arena at a tensor's place for one image: its values after its node and before its place is used
@@ -192,7 +193,7 @@ impl Network {
             let block = if span.space == Space::Upload { from } else { to };
             Ok(vulkano::buffer::Subbuffer::new(block.buffer.clone()))
         };
-        encode(&self.context, &recording.finish(), &find)?.run(&self.context)
+        encode(&self.context, &recording.finish(), &find)?.run()
     }
 }
 

@@ -9,33 +9,46 @@ use crate::error::GpuError;
 use crate::memory::{Block, Purpose};
 use crate::pack::{Precision, pack, packed_bytes};
 use crate::record::{Recording, Space, Span};
-use unfog_core::nn::graph::Graph;
-use unfog_core::nn::weights::WeightData;
+use unfog_core::nn::graph::{Graph, Weight, WeightUse};
+use unfog_core::nn::weights::{WeightData, f32_to_f16};
 use vulkano::buffer::Subbuffer;
 
 /// Bytes of one block of weights at most, unless a single weight is larger: below every device's limit of an allocation.
 const BLOCK: u64 = 256 << 20;
-/// Bytes of the staging buffer.
-const STAGING: u64 = 4 << 20;
 
-/// Packs the weights of a graph into memory of the device. Returns the blocks and the place of each weight.
+/// Bytes that each weight takes on the device.
+///
+/// # Errors
+/// [`GpuError::Limit`] for one that the device can't bind.
+pub(crate) fn weight_bytes(graph: &Graph<'_>, precision: Precision, max_binding: u64) -> Result<Vec<u64>, GpuError> {
+    let bytes = |weight| match packed_bytes(weight, precision) {
+        bytes if bytes > max_binding => Err(GpuError::Limit("bytes of a weight", bytes)),
+        bytes => Ok(bytes.next_multiple_of(ALIGN)),
+    };
+    graph.weights.iter().map(bytes).collect()
+}
+
+/// Packs the weights of a graph that stay on the device into its memory, through a staging buffer of `staging` bytes where the
+/// host can't reach it. Returns the blocks and the place of each weight; a streamed weight has none.
 pub(crate) fn upload_weights(
     context: &Context,
     graph: &Graph<'_>,
     weights: &[WeightData<'_>],
+    (sizes, streamed): (&[u64], &[bool]),
     precision: Precision,
-    staging: bool,
-) -> Result<(Vec<Block>, Vec<Span>), GpuError> {
-    let (places, sizes) = place(graph, precision);
-    if let Some(span) = places.iter().find(|p| p.bytes > context.info().max_binding) {
-        return Err(GpuError::Limit("bytes of a weight", span.bytes));
-    }
-    let purpose = if staging { Purpose::Device } else { Purpose::Shared };
-    let blocks: Result<Vec<_>, _> = sizes.iter().map(|&bytes| Block::new(context, bytes, purpose)).collect();
+    staging: Option<u64>,
+) -> Result<(Vec<Block>, Vec<Option<Span>>), GpuError> {
+    let (places, blocks) = place(sizes, streamed);
+    let purpose = if staging.is_some() { Purpose::Device } else { Purpose::Shared };
+    let blocks: Result<Vec<_>, _> = blocks.iter().map(|&bytes| Block::new(context, bytes, purpose)).collect();
     let blocks = blocks?;
-    let mut staged = if staging { Some(Staged::new(context)?) } else { None };
+    let mut staged = staging.map(|bytes| Staged::new(context, bytes)).transpose()?;
     for (i, (weight, span)) in graph.weights.iter().zip(&places).enumerate() {
         let data = *weights.get(i).ok_or(GpuError::Weight(i))?;
+        let Some(span) = span else {
+            check(i, weight, data, precision)?;
+            continue;
+        };
         let Space::Weights(number) = span.space else { continue };
         let block = &blocks[number];
         let mut offset = span.offset;
@@ -55,22 +68,35 @@ pub(crate) fn upload_weights(
     Ok((blocks, places))
 }
 
-/// The place of each weight, and the bytes of each block.
-fn place(graph: &Graph<'_>, precision: Precision) -> (Vec<Span>, Vec<u64>) {
-    let mut sizes: Vec<u64> = Vec::new();
-    let places = graph.weights.iter().map(|weight| {
-        let bytes = packed_bytes(weight, precision);
-        let aligned = bytes.next_multiple_of(ALIGN);
-        match sizes.last() {
-            Some(last) if last + aligned <= BLOCK => {}
-            _ => sizes.push(0),
+/// Refuses a streamed weight that could not be packed later.
+fn check(index: usize, weight: &Weight, data: WeightData<'_>, precision: Precision) -> Result<(), GpuError> {
+    if data.len() as u64 != weight.len() {
+        return Err(GpuError::Weight(index));
+    }
+    let narrowed = precision == Precision::F16 && weight.role == WeightUse::Kernel;
+    if narrowed && !matches!(data, WeightData::F16(_)) && (0..data.len()).any(|i| f32_to_f16(data.at(i)).is_none()) {
+        return Err(GpuError::HalfRange(index));
+    }
+    Ok(())
+}
+
+/// The place of each weight that stays, and the bytes of each block.
+fn place(sizes: &[u64], streamed: &[bool]) -> (Vec<Option<Span>>, Vec<u64>) {
+    let mut blocks: Vec<u64> = Vec::new();
+    let places = sizes.iter().zip(streamed).map(|(&bytes, &streamed)| {
+        if streamed {
+            return None;
         }
-        let number = sizes.len() - 1;
-        let offset = sizes[number];
-        sizes[number] += aligned;
-        Span { space: Space::Weights(number), offset, bytes }
+        match blocks.last() {
+            Some(last) if last + bytes <= BLOCK => {}
+            _ => blocks.push(0),
+        }
+        let number = blocks.len() - 1;
+        let offset = blocks[number];
+        blocks[number] += bytes;
+        Some(Span { space: Space::Weights(number), offset, bytes })
     });
-    (places.collect(), sizes)
+    (places.collect(), blocks)
 }
 
 /// A staging buffer on its way to one stretch of a block.
@@ -82,8 +108,8 @@ struct Staged<'a> {
 }
 
 impl<'a> Staged<'a> {
-    fn new(context: &'a Context) -> Result<Self, GpuError> {
-        let buffer = Block::new(context, STAGING, Purpose::Upload)?;
+    fn new(context: &'a Context, bytes: u64) -> Result<Self, GpuError> {
+        let buffer = Block::new(context, bytes, Purpose::Upload)?;
         Ok(Self { context, buffer, target: None, filled: 0 })
     }
 
@@ -91,13 +117,13 @@ impl<'a> Staged<'a> {
     fn send(&mut self, block: &Block, mut offset: u64, mut piece: &[u8]) -> Result<(), GpuError> {
         while !piece.is_empty() {
             let goes_on = self.target.as_ref().is_some_and(|(b, start)| {
-                b.buffer == block.buffer && start + self.filled == offset && self.filled < STAGING
+                b.buffer == block.buffer && start + self.filled == offset && self.filled < self.buffer.bytes
             });
             if !goes_on {
                 self.flush()?;
                 self.target = Some((block.clone(), offset));
             }
-            let len = (piece.len() as u64).min(STAGING - self.filled);
+            let len = (piece.len() as u64).min(self.buffer.bytes - self.filled);
             let (now, later) = piece.split_at(len as usize);
             // SAFETY: the last submission that read the staging buffer was waited for.
             unsafe { self.buffer.write(self.filled, len, |to| to.copy_from_slice(now)) }?;
@@ -118,6 +144,6 @@ impl<'a> Staged<'a> {
             let buffer = if span.space == Space::Upload { &self.buffer } else { &block };
             Ok(Subbuffer::new(buffer.buffer.clone()).slice(span.offset..span.offset + span.bytes))
         };
-        encode(self.context, &recording.finish(), &find)?.run(self.context)
+        encode(self.context, &recording.finish(), &find)?.run()
     }
 }

@@ -1,10 +1,13 @@
 //! What a model is made of and what it costs.
 
 use serde::Serialize;
+use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 
+use crate::backend::{Kind, Request, devices, needs};
 use crate::cost::{flops, node_flops};
 use crate::error::{Error, Result};
+use crate::memory::Needs;
 use crate::model::Model;
 
 /// A node of the network.
@@ -57,15 +60,19 @@ pub struct Inspection {
     pub plan_bytes: u64,
     /// No plan can take fewer bytes.
     pub plan_lower_bound: u64,
+    /// What it takes on each backend.
+    pub memory: Vec<Needs>,
     /// The layers, in the order of execution.
     pub layers: Vec<Layer>,
 }
 
-/// Inspects a model for pictures of `size` (width and height; its own if absent). The weights are read and checked too.
+/// Inspects a model for pictures of `size` (width and height; its own if absent) and for the backend that `request` names, or
+/// for all of them. The weights are read and checked too.
 ///
 /// # Errors
 /// A model that is not whole; a size that it can't take.
-pub fn inspect(model: &Model, size: Option<(u32, u32)>) -> Result<Inspection> {
+pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Result<Inspection> {
+    request.check()?;
     let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
     let graph = network.graph();
@@ -106,6 +113,20 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>) -> Result<Inspection> {
         flops: flops(&graph),
         plan_bytes: plan.bytes,
         plan_lower_bound: plan.lower_bound,
+        memory: kinds(request).into_iter().map(|kind| memory(&request.chosen(kind), &graph)).collect(),
         layers: layers.collect(),
     })
+}
+
+/// The backends that `request` means: of those that `auto` stands for, the ones that there are.
+fn kinds(request: &Request) -> Vec<Kind> {
+    match request.kind {
+        Kind::Auto if devices().is_ok() => vec![Kind::Cpu, Kind::Reference, Kind::Vulkan],
+        Kind::Auto => vec![Kind::Cpu, Kind::Reference],
+        kind => vec![kind],
+    }
+}
+
+fn memory(request: &Request, graph: &Graph<'_>) -> Needs {
+    needs(request, graph).unwrap_or_else(|e| Needs { refused: Some(e.to_string()), ..Needs::new(request.kind) })
 }

@@ -15,14 +15,13 @@
 pub mod backend;
 pub mod bench;
 pub mod check;
-pub mod cost;
 pub mod cpu;
 pub mod error;
 pub mod files;
 pub mod forward;
 pub mod image;
 pub mod inspect;
-mod memory;
+pub mod memory;
 pub mod model;
 pub mod pack;
 pub mod plot;
@@ -35,3 +34,4 @@ pub mod stop;
 pub mod tensors;
 
 pub use error::{Error, Result};
+pub use unfog_core::nn::cost;

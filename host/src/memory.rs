@@ -2,9 +2,11 @@
 
 use std::collections::TryReserveError;
 
+use serde::Serialize;
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 
+use crate::backend::Kind;
 use crate::error::{Error, Result};
 
 /// Bytes that this machine can still give, where the system tells (Linux).
@@ -13,6 +15,55 @@ fn available() -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
+}
+
+/// Memory that a network takes on a backend, in bytes: known before any is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Needs {
+    /// The backend.
+    pub backend: Kind,
+    /// The device, of a GPU.
+    pub device: Option<String>,
+    /// Weights as the backend holds them; those that are read where they lie in their file are none.
+    pub weight_bytes: u64,
+    /// Weights that are sent to the device anew for each evaluation.
+    pub streamed_bytes: u64,
+    /// The window that those go through.
+    pub window_bytes: u64,
+    /// Activations and scratch memory, for one image.
+    pub plan_bytes: u64,
+    /// The largest scratch memory of a layer: a part of these.
+    pub workspace_bytes: u64,
+    /// Buffers for what goes to the device and comes back, for one image.
+    pub transfer_bytes: u64,
+    /// The most images at once.
+    pub images: usize,
+    /// Why the network can't run there.
+    pub refused: Option<String>,
+}
+
+impl Needs {
+    /// Nothing.
+    pub fn new(backend: Kind) -> Self {
+        Self {
+            backend,
+            device: None,
+            weight_bytes: 0,
+            streamed_bytes: 0,
+            window_bytes: 0,
+            plan_bytes: 0,
+            workspace_bytes: 0,
+            transfer_bytes: 0,
+            images: 1,
+            refused: None,
+        }
+    }
+
+    /// Everything, with one image at a time.
+    pub fn total(&self) -> u64 {
+        let parts = [self.weight_bytes, self.window_bytes, self.plan_bytes, self.transfer_bytes];
+        parts.iter().fold(0, |sum, &bytes| sum.saturating_add(bytes))
+    }
 }
 
 /// Bytes of activations for one image, as planned for `target`.

@@ -60,6 +60,8 @@ pub struct Recipe {
     pub noise: Option<String>,
     /// The file of given noise, if no random number was generated.
     pub noise_in: Option<String>,
+    /// The most bytes of a GPU's memory, if there was a limit.
+    pub vram: Option<u64>,
     /// What computed.
     #[serde(flatten)]
     pub ran_on: Description,

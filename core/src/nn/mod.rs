@@ -1,6 +1,7 @@
 //! A network as data: ops with their plain-loop twins, the graph, the memory plan and the reference executor.
 
 pub mod code;
+pub mod cost;
 pub mod exec;
 pub mod graph;
 pub mod layout;

@@ -62,7 +62,7 @@ fn reference(graph: &Graph<'_>, weights: &[WeightData<'_>], x: &[f32], t: f32, c
     out
 }
 
-fn predict(denoiser: &mut VulkanDenoiser, x: &[f32], t: f32, conds: &[Cond]) -> Vec<f32> {
+fn predict(denoiser: &mut VulkanDenoiser<'_>, x: &[f32], t: f32, conds: &[Cond]) -> Vec<f32> {
     let mut out = vec![f32::NAN; conds.len() * denoiser.out_len()];
     denoiser.predict(x, t, conds, &mut out).unwrap();
     out

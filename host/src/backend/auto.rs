@@ -194,7 +194,8 @@ fn key(request: &Request, graph: &Graph<'_>, device: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let shapes: Vec<_> = graph.tensors.iter().map(|t| t.shape).collect();
     let version = env!("CARGO_PKG_VERSION");
-    let text = format!("{version} {device} {cores} {:?} {:?} {shapes:?}", request.threads, graph.nodes);
+    let text =
+        format!("{version} {device} {cores} {:?} {:?} {:?} {shapes:?}", request.threads, request.vram, graph.nodes);
     let hash = Sha256::digest(text.as_bytes());
     let digits: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     format!("auto-{digits}")

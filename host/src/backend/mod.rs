@@ -18,7 +18,7 @@ pub use auto::{Chosen, choose};
 
 use crate::cpu::{CpuDenoiser, CpuError, CpuOptions};
 use crate::error::{Error, Result};
-use crate::memory;
+use crate::memory::{self, Needs};
 use crate::stop::Stop;
 use reference::ReferenceBackend;
 
@@ -100,6 +100,8 @@ pub struct Request {
     pub precision: Precision,
     /// Threads of the CPU backend; one a core if absent.
     pub threads: Option<usize>,
+    /// The most bytes of a GPU's memory; what it has left if absent.
+    pub vram: Option<u64>,
 }
 
 impl Request {
@@ -118,6 +120,7 @@ impl Request {
             }
             Request { device: Some(_), .. } if !gpu => contradicts("--device"),
             Request { precision: Precision::F16, .. } if !gpu => contradicts("--precision f16"),
+            Request { vram: Some(_), .. } if !gpu => contradicts("--vram"),
             Request { threads: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--threads"),
             _ => Ok(()),
         }
@@ -133,6 +136,7 @@ impl Request {
             device: self.device.clone().filter(|_| gpu),
             precision: if gpu { self.precision } else { Precision::F32 },
             threads: self.threads.filter(|_| kind == Kind::Cpu),
+            vram: self.vram.filter(|_| gpu),
         }
     }
 }
@@ -193,6 +197,31 @@ pub(crate) fn without_vulkan() -> Error {
     Error::failure("this unfog was built without Vulkan").hint("use --backend cpu")
 }
 
+/// What a network would take on the backend that `request` names, which must not be [`Kind::Auto`]. Takes nothing.
+///
+/// # Errors
+/// No such backend or device, or more memory than there may be.
+pub fn needs(request: &Request, graph: &Graph<'_>) -> Result<Needs> {
+    request.check()?;
+    let host = |weight_bytes, target| {
+        Ok(Needs { weight_bytes, plan_bytes: memory::plan_bytes(graph, &target)?, ..Needs::new(request.kind) })
+    };
+    match request.kind {
+        Kind::Auto => Err(not_a_backend()),
+        // Both read the weights where they lie.
+        Kind::Reference => host(0, Target::REFERENCE),
+        Kind::Cpu => host(0, Target::STORED),
+        #[cfg(feature = "vulkan")]
+        Kind::Vulkan => vulkan::needs(request, graph),
+        #[cfg(not(feature = "vulkan"))]
+        Kind::Vulkan => Err(without_vulkan()),
+    }
+}
+
+fn not_a_backend() -> Error {
+    Error::failure("auto is not a backend but the choice of one")
+}
+
 /// A network on a backend.
 #[derive(Debug)]
 pub enum Backend<'a> {
@@ -202,7 +231,7 @@ pub enum Backend<'a> {
     Cpu(CpuDenoiser<'a>),
     /// A GPU.
     #[cfg(feature = "vulkan")]
-    Vulkan(Box<vulkan::VulkanBackend>),
+    Vulkan(Box<vulkan::VulkanBackend<'a>>),
 }
 
 impl<'a> Backend<'a> {
@@ -214,11 +243,10 @@ impl<'a> Backend<'a> {
     pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
         request.check()?;
         if matches!(request.kind, Kind::Cpu | Kind::Reference) {
-            let target = if request.kind == Kind::Cpu { Target::STORED } else { Target::REFERENCE };
-            memory::check(memory::plan_bytes(&graph, &target)?, "the network's activations")?;
+            memory::check(needs(request, &graph)?.total(), "the network's activations")?;
         }
         match request.kind {
-            Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
+            Kind::Auto => Err(not_a_backend()),
             Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),
             Kind::Cpu => {
                 let options = CpuOptions { threads: request.threads.unwrap_or(0), ..CpuOptions::default() };

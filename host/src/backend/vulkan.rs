@@ -5,18 +5,18 @@ use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::Target;
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{
-    Context, DeviceChoice, DeviceInfo, DeviceKind, GpuError, Options, Precision as Stored, VulkanDenoiser,
+    Context, DeviceChoice, DeviceInfo, DeviceKind, GpuError, Network, Options, Precision as Stored, VulkanDenoiser,
 };
 
 use super::{Description, Device, Kind, Precision, Request, cache};
 use crate::error::{Error, Result};
-use crate::memory::plan_bytes;
+use crate::memory::{self, Needs, plan_bytes};
 use crate::stop::Stop;
 
 /// A network on a Vulkan device.
 #[derive(Debug)]
-pub struct VulkanBackend {
-    denoiser: VulkanDenoiser,
+pub struct VulkanBackend<'a> {
+    denoiser: VulkanDenoiser<'a>,
     info: DeviceInfo,
     precision: Precision,
 }
@@ -26,11 +26,14 @@ const MOST_IMAGES: u64 = 8;
 /// Bytes that the activations of one submission may take before fewer images go into it.
 const ARENA_BYTES: u64 = 256 << 20;
 
-impl VulkanBackend {
-    pub(super) fn new(request: &Request, graph: &Graph<'_>, weights: &[WeightData<'_>], stop: &Stop) -> Result<Self> {
+impl<'a> VulkanBackend<'a> {
+    pub(super) fn new(request: &Request, graph: &Graph<'_>, weights: &[WeightData<'a>], stop: &Stop) -> Result<Self> {
         let (context, stored) = open(request)?;
-        let max_images = (ARENA_BYTES / plan_bytes(graph, &Target::STORED)?.max(1)).clamp(1, MOST_IMAGES) as usize;
-        let options = Options { precision: stored, max_images, ..Options::default() };
+        let options = options(request, stored, graph)?;
+        let needs = Network::needs(&context, graph, options).map_err(failed)?;
+        if context.info().unified {
+            memory::check(needs.total(), "the network's weights and activations")?;
+        }
         let mut denoiser = VulkanDenoiser::new(&context, graph, weights, options).map_err(failed)?;
         denoiser.stop_when(stop.flag());
         Ok(Self { denoiser, info: context.info().clone(), precision: request.precision })
@@ -78,6 +81,28 @@ pub(crate) fn open(request: &Request) -> Result<(Context, Stored)> {
     Ok((context, stored))
 }
 
+fn options(request: &Request, precision: Stored, graph: &Graph<'_>) -> Result<Options> {
+    let max_images = (ARENA_BYTES / plan_bytes(graph, &Target::STORED)?.max(1)).clamp(1, MOST_IMAGES) as usize;
+    Ok(Options { precision, max_images, vram: request.vram, ..Options::default() })
+}
+
+/// What a network would take on the device that a request names.
+pub(super) fn needs(request: &Request, graph: &Graph<'_>) -> Result<Needs> {
+    let (context, stored) = open(request)?;
+    let needs = Network::needs(&context, graph, options(request, stored, graph)?).map_err(failed)?;
+    Ok(Needs {
+        device: Some(context.info().name.clone()),
+        weight_bytes: needs.weights,
+        streamed_bytes: needs.streamed,
+        window_bytes: needs.window,
+        plan_bytes: needs.arena,
+        workspace_bytes: needs.workspace,
+        transfer_bytes: needs.transfer,
+        images: needs.images,
+        ..Needs::new(Kind::Vulkan)
+    })
+}
+
 /// The devices there are.
 pub(super) fn devices() -> Result<Vec<Device>> {
     let device = |info: DeviceInfo| Device {
@@ -117,8 +142,14 @@ fn failed(e: GpuError) -> Error {
         GpuError::Loader(_) | GpuError::NoDevice => Error::failure(message).hint("use --backend cpu"),
         GpuError::Stopped => return Error::interrupted(),
         GpuError::UnknownDevice(..) => Error::usage(message),
-        GpuError::OutOfMemory { .. } => {
-            Error::failure(message).hint("try a smaller --size, --precision f16 or --backend cpu")
+        // Whoever sets a limit is to raise it.
+        GpuError::Memory { .. } => Error::failure(message).hint(
+            "allow more with --vram where there is more, or try a smaller --size, --precision f16 or --backend cpu",
+        ),
+        _ if e.is_out_of_memory() => Error::failure(message)
+            .hint("try --vram with less than the device has, a smaller --size, --precision f16 or --backend cpu"),
+        GpuError::DeviceLost => {
+            Error::failure(message).hint("run it again; if that doesn't help, try a smaller --size or --backend cpu")
         }
         GpuError::HalfRange(_) => Error::failure(message).hint("use --precision f32"),
         _ => Error::failure(message),
@@ -126,5 +157,29 @@ fn failed(e: GpuError) -> Error {
     match std::error::Error::source(&e) {
         Some(cause) => error.because(cause.to_string()),
         None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_and_missing_memory_are_one_line_with_a_hint() {
+        let reports = [
+            (GpuError::DeviceLost, "error: the device was lost (driver reset or hang); run it again"),
+            (GpuError::OutOfMemory { bytes: 12 }, "error: the device has no memory for 12 bytes more; try --vram"),
+            (
+                GpuError::Memory { needed: 34, limit: 12 },
+                "error: the network needs 34 bytes of device memory at least, and there are 12; allow more with --vram",
+            ),
+        ];
+        for (e, start) in reports {
+            let error = failed(e);
+            let report = error.report();
+            assert!(report.starts_with(start) && report.lines().count() == 1, "{report}");
+            assert_eq!(error.exit_code(), 1);
+        }
+        assert_eq!(failed(GpuError::Stopped).exit_code(), 130);
     }
 }

@@ -7,7 +7,7 @@ use unfog::Result;
 use unfog::inspect::{Inspection, inspect};
 use unfog::model::Model;
 
-use super::args::Size;
+use super::args::{BackendArgs, Size};
 use super::output::{self, bytes};
 
 /// Show a model's layers, parameters, operations and memory plan
@@ -18,6 +18,8 @@ pub(crate) struct Args {
     /// Width and height of an image [default: the model's]
     #[arg(long, value_name = "WxH")]
     size: Option<Size>,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -26,7 +28,7 @@ pub(crate) struct Args {
 /// Inspects the model.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let model = Model::open(args.model.as_deref())?;
-    let inspection = inspect(&model, args.size.map(|Size(w, h)| (w, h)))?;
+    let inspection = inspect(&model, args.size.map(|Size(w, h)| (w, h)), &args.backend.request())?;
     if args.json {
         return output::json(&inspection);
     }
@@ -70,5 +72,25 @@ fn text(i: &Inspection) -> String {
         bytes(i.plan_bytes),
         bytes(i.plan_lower_bound)
     ));
+    for needs in &i.memory {
+        let device = needs.device.as_ref().map_or(String::new(), |device| format!(" ({device})"));
+        line(format_args!("on {}{device}", needs.backend.name()));
+        if let Some(reason) = &needs.refused {
+            line(format_args!("   refused  {reason}"));
+            continue;
+        }
+        let streamed = match needs.streamed_bytes {
+            0 => String::new(),
+            n => format!(", {} more for each evaluation through a window of {}", bytes(n), bytes(needs.window_bytes)),
+        };
+        line(format_args!("   weights  {}{streamed}", bytes(needs.weight_bytes)));
+        line(format_args!(
+            "   arena    {} an image, {} of it scratch memory; {} an image for transfers; {} images at once",
+            bytes(needs.plan_bytes),
+            bytes(needs.workspace_bytes),
+            bytes(needs.transfer_bytes),
+            needs.images
+        ));
+    }
     text
 }

@@ -151,6 +151,7 @@ fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) 
         parity: setup.settings.parity_name().into(),
         noise: options.noise_in.is_none().then(|| setup.noise.name().into()),
         noise_in: options.noise_in.as_ref().map(|path| path.display().to_string()),
+        vram: options.backend.vram.filter(|_| ran_on.backend == Kind::Vulkan),
         ran_on,
     }
 }

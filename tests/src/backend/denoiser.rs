@@ -67,12 +67,12 @@ pub(super) fn cpu<'a>(net: &'a Net, embeddings: &[&[f32]], options: CpuOptions) 
     Ok(Box::new(Worded(cpu)))
 }
 
-pub(super) fn vulkan(
+pub(super) fn vulkan<'a>(
     context: &Context,
-    net: &Net,
+    net: &'a Net,
     embeddings: &[&[f32]],
     options: Options,
-) -> TestResult<Denoiser<'static>> {
+) -> TestResult<Denoiser<'a>> {
     let mut vulkan = VulkanDenoiser::new(context, &net.graph, net.weights, options)?;
     for values in embeddings {
         vulkan.load_embedding(values)?;

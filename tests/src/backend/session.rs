@@ -98,18 +98,18 @@ impl Session for CpuSession<'_> {
     }
 }
 
-struct VulkanSession(Network);
+struct VulkanSession<'a>(Network<'a>);
 
-pub(super) fn vulkan(
+pub(super) fn vulkan<'a>(
     context: &Context,
     graph: &Graph<'_>,
-    weights: &[WeightData<'_>],
+    weights: &[WeightData<'a>],
     options: Options,
-) -> TestResult<impl Session + use<>> {
+) -> TestResult<impl Session + use<'a>> {
     Ok(VulkanSession(Network::new(context, graph, weights, options)?))
 }
 
-impl Session for VulkanSession {
+impl Session for VulkanSession<'_> {
     fn set(&mut self, id: TensorId, values: &[f32]) -> TestResult {
         Ok(self.0.set_input(id, 0, values)?)
     }

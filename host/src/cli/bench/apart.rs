@@ -8,7 +8,7 @@ use unfog::bench::{Measurement, Peak};
 use unfog::stop::Stop;
 use unfog::{Error, Result};
 
-use super::super::args::Size;
+use super::super::args::{Bytes, Size};
 use super::Args;
 
 /// What was measured of the processor, on its way to another process.
@@ -63,6 +63,9 @@ pub(super) fn measure(args: &Args, kind: Kind, how: &str, rates: Option<Rates>, 
     }
     if let Some(threads) = args.threads {
         command.arg("--threads").arg(threads.to_string());
+    }
+    if let Some(Bytes(vram)) = args.vram {
+        command.arg("--vram").arg(vram.to_string());
     }
     if let Some(Rates(peak)) = rates {
         command.arg("--peak").arg(format!("{},{},{}", peak.flops_per_second, peak.bytes_per_second, peak.how));

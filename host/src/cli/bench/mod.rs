@@ -13,7 +13,7 @@ use unfog::model::Model;
 use unfog::stop::Stop;
 use unfog::{Error, Result};
 
-use super::args::Size;
+use super::args::{Bytes, Size};
 use super::output;
 
 /// Measure one evaluation of a network on each backend: time, memory, and the share of what the machine can do
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Threads of the cpu backend [default: one a core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// The most memory of a GPU, as in 512M or 2G; weights beyond it are sent anew for each evaluation [default: all there is]
+    #[arg(long, value_name = "SIZE")]
+    vram: Option<Bytes>,
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -134,8 +137,8 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
 }
 
 fn measure_here(args: &Args, kind: Kind, stop: &Stop) -> Result<Measurement> {
-    let request =
-        Request { kind, device: args.device.clone(), precision: args.precision, threads: args.threads }.chosen(kind);
+    let (device, vram) = (args.device.clone(), args.vram.map(|Bytes(bytes)| bytes));
+    let request = Request { kind, device, precision: args.precision, threads: args.threads, vram }.chosen(kind);
     if args.trivial {
         return bench_nothing(&request, stop);
     }

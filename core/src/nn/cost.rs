@@ -1,7 +1,7 @@
 //! What an evaluation costs, counted from the graph.
 
-use unfog_core::nn::graph::{Graph, Node};
-use unfog_core::nn::op::Op;
+use super::graph::{Graph, Node};
+use super::op::Op;
 
 /// Floating-point operations of a node for one image: a multiplication and its addition count as two. Convolutions and linear
 /// layers with their padding, attention, normalisation; what only moves or adds values counts one a value.
