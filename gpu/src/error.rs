@@ -27,6 +27,15 @@ pub enum GpuError {
         /// What it may take: the limit that was set, or what the device has left.
         limit: u64,
     },
+    /// A tensor of one image, or a weight, is larger than what the device binds to a kernel.
+    Binding {
+        /// Which of the two.
+        what: &'static str,
+        /// Its bytes.
+        bytes: u64,
+        /// The most that the device binds.
+        limit: u64,
+    },
     /// The host has no memory for so many bytes.
     HostMemory(u64),
     /// The device was lost: the driver reset it, or it hung.
@@ -80,13 +89,13 @@ impl fmt::Display for GpuError {
             GpuError::Memory { needed, limit } => {
                 write!(f, "the network needs {needed} bytes of device memory at least, and there are {limit}")
             }
+            GpuError::Binding { what, bytes, limit } => {
+                write!(f, "a {what} of {bytes} bytes is more than the {limit} that this device binds")
+            }
             GpuError::HostMemory(bytes) => write!(f, "there is no memory for {bytes} bytes more"),
             GpuError::DeviceLost => write!(f, "the device was lost (driver reset or hang)"),
             GpuError::Vulkan(doing, _) => write!(f, "Vulkan failed to {doing}"),
             GpuError::Invalid(doing, _) => write!(f, "invalid use of Vulkan to {doing}"),
-            GpuError::Plan(PlanError::TooLarge(bytes)) => {
-                write!(f, "a tensor of {bytes} bytes is more than this device can bind")
-            }
             GpuError::Plan(error) => write!(f, "no memory plan: {error:?}"),
             GpuError::Input(error) => write!(f, "an input doesn't fit the network: {error:?}"),
             GpuError::Weight(i) => write!(f, "weight {i} is missing or has a wrong number of values"),

@@ -140,7 +140,7 @@ pub(crate) fn fit(sizes: &Sizes<'_>) -> Result<Fit, GpuError> {
 /// The most bytes of streamed weights that one node needs.
 fn widest(sizes: &Sizes<'_>, streamed: &[bool]) -> u64 {
     let of_node = |node: &[Option<usize>; 2]| {
-        let ids = node.iter().flatten().filter(|&&i| streamed[i]);
+        let ids = node.iter().flatten().filter(|&&i| streamed.get(i) == Some(&true));
         ids.fold(0_u64, |sum, &i| sum.saturating_add(sizes.weights[i]))
     };
     sizes.nodes.iter().map(of_node).max().unwrap_or(0)

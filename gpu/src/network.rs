@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use unfog_core::nn::cost::node_flops;
 use unfog_core::nn::graph::{Graph, Node, Tensor, TensorId, Weight, WeightUse};
-use unfog_core::nn::plan::{Slot, plan, slots_needed};
+use unfog_core::nn::plan::{PlanError, Slot, plan, slots_needed};
 use unfog_core::nn::project::InputError;
 use unfog_core::nn::weights::WeightData;
 use unfog_shaders::Kernel;
@@ -124,7 +124,10 @@ struct Plan {
 fn plan_memory(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Plan, GpuError> {
     let info = context.info();
     let mut slots = vec![Slot::default(); slots_needed(graph)];
-    let planned = plan(graph, &dispatch::target(info), &mut slots)?;
+    let planned = plan(graph, &dispatch::target(info), &mut slots).map_err(|e| match e {
+        PlanError::TooLarge(bytes) => GpuError::Binding { what: "tensor", bytes, limit: info.max_binding },
+        e => e.into(),
+    })?;
     let workspace = (0..graph.nodes.len()).map(|i| planned.workspace(i).bytes).max().unwrap_or(0);
     let (arena, arena_bound) = (planned.bytes, planned.lower_bound);
     let staging = options.force_staging || !info.unified;
@@ -166,9 +169,9 @@ impl<'w> Network<'w> {
     /// What a network would take of the device's memory. Takes none.
     ///
     /// # Errors
-    /// [`GpuError::Plan`], [`GpuError::Limit`], or [`GpuError::Memory`] where it would not fit.
+    /// [`GpuError::Node`], [`GpuError::Plan`], [`GpuError::Binding`], or [`GpuError::Memory`] where it would not fit.
     pub fn needs(context: &Context, graph: &Graph<'_>, options: Options) -> Result<Needs, GpuError> {
-        check(graph)?;
+        steps(context, graph, &options)?;
         Ok(plan_memory(context, graph, &options)?.fit.needs)
     }
 
@@ -177,17 +180,14 @@ impl<'w> Network<'w> {
     ///
     /// # Errors
     /// [`GpuError::Weight`], [`GpuError::HalfRange`], [`GpuError::Plan`], [`GpuError::Memory`], [`GpuError::OutOfMemory`],
-    /// [`GpuError::Limit`], or what the driver reports.
+    /// [`GpuError::Binding`], or what the driver reports.
     pub fn new(
         context: &Context,
         graph: &Graph<'_>,
         weights: &[WeightData<'w>],
         options: Options,
     ) -> Result<Self, GpuError> {
-        let tiling = Tiling::new(context.info(), options.precision);
-        let steps: Result<Vec<_>, _> = (0..graph.nodes.len()).map(|i| dispatch::steps(graph, i, tiling)).collect();
-        let steps = steps?;
-        check(graph)?;
+        let steps = steps(context, graph, &options)?;
         let Plan { slots, sizes, fit, staging } = plan_memory(context, graph, &options)?;
         let Needs { arena, transfer, window, .. } = fit.needs;
         // No more than is free until the arena is there.
@@ -462,10 +462,12 @@ impl<'w> Network<'w> {
     }
 }
 
-/// Refuses a graph without its output.
-fn check(graph: &Graph<'_>) -> Result<(), GpuError> {
+/// The kernels of every node; a graph that no builder made is refused.
+fn steps(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Vec<Vec<Step>>, GpuError> {
+    let tiling = Tiling::new(context.info(), options.precision);
+    let steps: Result<Vec<_>, _> = (0..graph.nodes.len()).map(|i| dispatch::steps(graph, i, tiling)).collect();
     let there = usize::from(graph.output.0) < graph.tensors.len();
-    if there { Ok(()) } else { Err(GpuError::Node(graph.nodes.len())) }
+    if there { steps } else { steps.and(Err(GpuError::Node(graph.nodes.len()))) }
 }
 
 /// Zeros of this many bytes, if the host has memory for them.

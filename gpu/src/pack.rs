@@ -1,8 +1,9 @@
 //! Weights as the kernels read them.
 
 use crate::error::GpuError;
+use bytemuck::{Pod, cast_slice};
 use unfog_core::nn::graph::{Weight, WeightUse};
-use unfog_core::nn::weights::{WeightData, f32_to_f16};
+use unfog_core::nn::weights::{WeightData, f16_to_f32, f32_to_f16};
 
 /// How kernels of convolutions and linear layers are stored on the device. Everything else is f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub(crate) fn packed_bytes(weight: &Weight, precision: Precision) -> u64 {
     }
 }
 
+/// Takes packed bytes, piece by piece.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), GpuError>;
+
 /// Packs weight `index` and hands it to `sink` piece by piece, in order; no second copy of the whole is made.
 ///
 /// - Kernel `[out, in, kh, kw]`: `[out / 4][kh][kw][in / 4][4 of in][4 of out]`, zeros where channels are padded.
@@ -38,12 +42,12 @@ pub(crate) fn pack(
     weight: &Weight,
     data: WeightData<'_>,
     precision: Precision,
-    sink: &mut dyn FnMut(&[u8]) -> Result<(), GpuError>,
+    sink: Sink<'_>,
 ) -> Result<(), GpuError> {
     if data.len() as u64 != weight.len() {
         return Err(GpuError::Weight(index));
     }
-    let [a, b, kh, kw] = weight.shape.map(|n| n as usize);
+    let [a, b, ..] = weight.shape.map(|n| n as usize);
     let mut piece = Vec::new();
     match weight.role {
         WeightUse::Host => {}
@@ -56,26 +60,130 @@ pub(crate) fn pack(
                 sink(&piece)?;
             }
         }
-        WeightUse::Kernel => {
-            for out in (0..a).step_by(4) {
-                piece.clear();
-                for tap in 0..kh * kw {
-                    for i in 0..b.next_multiple_of(4) {
-                        for o in out..out + 4 {
-                            let value = if o < a && i < b { data.at((o * b + i) * kh * kw + tap) } else { 0.0 };
-                            match precision {
-                                Precision::F32 => piece.extend(value.to_ne_bytes()),
-                                Precision::F16 => {
-                                    let bits = f32_to_f16(value).ok_or(GpuError::HalfRange(index))?;
-                                    piece.extend(bits.to_ne_bytes());
-                                }
-                            }
+        WeightUse::Kernel => kernel(index, weight.shape.map(|n| n as usize), data, precision, sink)?,
+    }
+    Ok(())
+}
+
+fn kernel(
+    index: usize,
+    shape: [usize; 4],
+    data: WeightData<'_>,
+    precision: Precision,
+    sink: Sink<'_>,
+) -> Result<(), GpuError> {
+    let half = |value: f32| f32_to_f16(value).ok_or(GpuError::HalfRange(index));
+    let wide = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    let scaled = |scales: &[f32], row: usize, q: i8| {
+        let scale = scales.get(row * scales.len() / shape[0].max(1));
+        f32::from(q) * scale.copied().unwrap_or(0.0)
+    };
+    match (precision, data) {
+        (Precision::F32, WeightData::F32(w)) => relay(shape, w, |_, v| Ok(v), sink),
+        (Precision::F32, WeightData::F16(w)) => relay(shape, w, |_, v| Ok(f16_to_f32(v)), sink),
+        (Precision::F32, WeightData::Bf16(w)) => relay(shape, w, |_, v| Ok(wide(v)), sink),
+        (Precision::F32, WeightData::I8 { values, scales }) => {
+            relay(shape, values, |row, v| Ok(scaled(scales, row, v)), sink)
+        }
+        (Precision::F16, WeightData::F32(w)) => relay(shape, w, |_, v| half(v), sink),
+        // As they are, but for what is not finite.
+        (Precision::F16, WeightData::F16(w)) => {
+            relay(shape, w, |_, v| if v & 0x7c00 == 0x7c00 { half(f16_to_f32(v)) } else { Ok(v) }, sink)
+        }
+        (Precision::F16, WeightData::Bf16(w)) => relay(shape, w, |_, v| half(wide(v)), sink),
+        (Precision::F16, WeightData::I8 { values, scales }) => {
+            relay(shape, values, |row, v| half(scaled(scales, row, v)), sink)
+        }
+    }
+}
+
+/// Lays a kernel out anew, four output channels a piece. Streamed weights go through here for each evaluation: reads are in order,
+/// and a piece stays in the cache.
+fn relay<T: Copy, N: Pod>(
+    [a, b, kh, kw]: [usize; 4],
+    values: &[T],
+    stored: impl Fn(usize, T) -> Result<N, GpuError>,
+    sink: Sink<'_>,
+) -> Result<(), GpuError> {
+    let (taps, padded) = (kh * kw, b.next_multiple_of(4));
+    if b * taps == 0 {
+        return Ok(());
+    }
+    let mut piece = vec![N::zeroed(); taps * padded * 4];
+    let mut rows = values.chunks_exact(b * taps).enumerate();
+    for _ in (0..a).step_by(4) {
+        piece.fill(N::zeroed());
+        for (o, (row, values)) in rows.by_ref().take(4).enumerate() {
+            for (i, values) in values.chunks_exact(taps).enumerate() {
+                for (tap, &value) in values.iter().enumerate() {
+                    piece[(tap * padded + i) * 4 + o] = stored(row, value)?;
+                }
+            }
+        }
+        sink(cast_slice(&piece))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(weight: &Weight, data: WeightData<'_>, precision: Precision) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut sink = |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        pack(0, weight, data, precision, &mut sink).unwrap();
+        assert_eq!(bytes.len() as u64, packed_bytes(weight, precision));
+        bytes
+    }
+
+    #[test]
+    fn kernels_are_laid_out_as_the_shaders_read_them() {
+        let shape = [6, 5, 2, 3];
+        let weight = Weight { shape, role: WeightUse::Kernel };
+        let bits: Vec<u16> = (0..weight.len() as u16).map(|i| 0x3c00 + 7 * i).collect();
+        let widened: Vec<f32> = bits.iter().map(|&b| f16_to_f32(b)).collect();
+        let bf16: Vec<u16> = widened.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+        let q: Vec<i8> = (0..weight.len() as i64).map(|i| (i % 255 - 127) as i8).collect();
+        let scales = [0.5, 1.0, 2.0, 0.25, 3.0, 1.5];
+        let all = [
+            WeightData::F32(&widened),
+            WeightData::F16(&bits),
+            WeightData::Bf16(&bf16),
+            WeightData::I8 { values: &q, scales: &scales },
+        ];
+        for data in all {
+            let single = packed(&weight, data, Precision::F32);
+            let half = packed(&weight, data, Precision::F16);
+            let mut at = 0;
+            // [out / 4][kh][kw][in / 4][4 of in][4 of out]
+            for out4 in 0..2 {
+                for tap in 0..6 {
+                    for i in 0..8 {
+                        for o in out4 * 4..out4 * 4 + 4 {
+                            let there = o < 6 && i < 5;
+                            let want = if there { data.at((o * 5 + i) * 6 + tap) } else { 0.0 };
+                            let found: f32 = bytemuck::pod_read_unaligned(&single[4 * at..4 * at + 4]);
+                            assert_eq!(found, want, "{o} {i} {tap}");
+                            let found: u16 = bytemuck::pod_read_unaligned(&half[2 * at..2 * at + 2]);
+                            assert_eq!(Some(found), f32_to_f16(want));
+                            at += 1;
                         }
                     }
                 }
-                sink(&piece)?;
             }
         }
     }
-    Ok(())
+
+    #[test]
+    fn what_half_floats_cannot_hold_is_refused() {
+        let weight = Weight { shape: [1, 1, 1, 1], role: WeightUse::Kernel };
+        for data in [WeightData::F32(&[1e5]), WeightData::F16(&[0x7c00]), WeightData::Bf16(&[0x47c8])] {
+            let result = pack(3, &weight, data, Precision::F16, &mut |_| Ok(()));
+            assert!(matches!(result, Err(GpuError::HalfRange(3))), "{data:?}: {result:?}");
+        }
+    }
 }

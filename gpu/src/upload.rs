@@ -19,10 +19,10 @@ const BLOCK: u64 = 256 << 20;
 /// Bytes that each weight takes on the device.
 ///
 /// # Errors
-/// [`GpuError::Limit`] for one that the device can't bind.
+/// [`GpuError::Binding`] for one that the device can't bind.
 pub(crate) fn weight_bytes(graph: &Graph<'_>, precision: Precision, max_binding: u64) -> Result<Vec<u64>, GpuError> {
     let bytes = |weight| match packed_bytes(weight, precision) {
-        bytes if bytes > max_binding => Err(GpuError::Limit("bytes of a weight", bytes)),
+        bytes if bytes > max_binding => Err(GpuError::Binding { what: "weight", bytes, limit: max_binding }),
         bytes => Ok(bytes.next_multiple_of(ALIGN)),
     };
     graph.weights.iter().map(bytes).collect()

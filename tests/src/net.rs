@@ -27,7 +27,15 @@ impl Net {
     /// Those of the loader.
     pub fn open(path: &str) -> TestResult<Self> {
         let model = Model::open(Some(&root().join(path))).map_err(|e| e.report())?;
-        let (h, w) = model.size().ok_or("a model without a size")?;
+        let size = model.size().ok_or("a model without a size")?;
+        Self::sized(model, size)
+    }
+
+    /// The network of a model for images of `h` rows and `w` columns.
+    ///
+    /// # Errors
+    /// Those of the loader.
+    pub fn sized(model: Model, (h, w): (u32, u32)) -> TestResult<Self> {
         // Tests are over soon; until then, borrowed networks keep them simple.
         let network: &'static _ = Box::leak(Box::new(model.network(h, w).map_err(|e| e.report())?));
         let weights = model.weights(network).map_err(|e| e.report())?;

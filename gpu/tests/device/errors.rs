@@ -4,7 +4,6 @@ use crate::common::{One, context};
 use unfog_core::nn::graph::WeightUse::{Kernel, Vector};
 use unfog_core::nn::graph::{MAX_LEN, TensorId, WeightId};
 use unfog_core::nn::op::{Conv2d, Op, Shape, Upsample};
-use unfog_core::nn::plan::PlanError;
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Context, DeviceChoice, GpuError, Network, Options, Precision, devices};
 
@@ -83,7 +82,9 @@ fn too_much_memory_is_refused_with_the_number() {
     let side = (1..).find(|s| u64::from(s * s) * 256 * 64 * 4 > limit).unwrap();
     let result = Network::new(&context, &graph(side).graph(), &[], Options::default());
     let bytes = u64::from(side * side) * 256 * 64 * 4;
-    assert!(matches!(result, Err(GpuError::Plan(PlanError::TooLarge(b))) if b == bytes));
+    assert!(
+        matches!(result, Err(GpuError::Binding { what: "tensor", bytes: b, limit: l }) if (b, l) == (bytes, limit))
+    );
 }
 
 #[test]

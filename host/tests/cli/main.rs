@@ -6,3 +6,5 @@ mod common;
 mod interrupt;
 mod loading;
 mod sample;
+#[cfg(feature = "vulkan")]
+mod vram;
