@@ -9,7 +9,7 @@ use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 use unfog_core::nn::weights::WeightData;
 
 use crate::backend::{Kind, Request};
-use crate::cpu::CpuDenoiser;
+use crate::cpu::{CpuDenoiser, CpuOptions};
 use crate::error::{Error, Result};
 use crate::model::Network;
 use crate::stop::Stop;
@@ -82,7 +82,9 @@ impl Bench {
             }
             Self::Cpu(threads) => {
                 let failed = |e: crate::cpu::CpuError| failed(e.to_string());
-                let mut cpu = CpuDenoiser::new(graph, weights, *threads).map_err(failed)?;
+                let mut cpu =
+                    CpuDenoiser::new(graph, weights, CpuOptions { threads: *threads, ..CpuOptions::default() })
+                        .map_err(failed)?;
                 for (id, values) in inputs() {
                     cpu.set_input(id, &values).map_err(failed)?;
                 }
