@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use unfog::cpu::CpuDenoiser;
+use unfog::cpu::{CpuDenoiser, CpuOptions};
 use unfog::model::Model;
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_gpu::{Context, DeviceChoice, GpuError, Network, Options, VulkanDenoiser};
@@ -90,7 +90,7 @@ fn nothing_grows() -> TestResult {
     // Small pictures: what could grow does so by evaluations.
     let model = Model::open(None).map_err(|e| e.report())?;
     let net = Net::sized(model, (8, 8))?;
-    endure("cpu", &net, &mut CpuDenoiser::new(net.graph, net.weights, 0)?, &|| 0)?;
+    endure("cpu", &net, &mut CpuDenoiser::new(net.graph, net.weights, CpuOptions::default())?, &|| 0)?;
     for gpu in gpus()? {
         // Without validation, which keeps books of its own.
         let context = Context::open(&DeviceChoice::Index(gpu.context.info().index), None)?;
