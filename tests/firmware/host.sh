@@ -16,11 +16,11 @@ need qemu-aarch64 qemu-user
 need aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu and libc6-dev-arm64-cross"
 choose_rustc std,panic_unwind
 
-# The profile of tests: what computes is optimised, the rest little, which saves minutes.
+# The profile of tests: what computes is optimised. What doesn't is not optimised at all, which saves minutes.
 folder=${CARGO_TARGET_DIR:-$root/target}/aarch64-host
 CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     cargo build -q --locked $std --target "$target" --target-dir "$folder" --config profile.dev.debug=false \
-    --manifest-path "$root/host/Cargo.toml"
+    --config profile.dev.opt-level=0 --manifest-path "$root/host/Cargo.toml"
 program=$folder/$target/debug/unfog
 echo "vectors $(aarch64-linux-gnu-objdump -d "$program" | grep -c 'fmla[[:space:]]*v[0-9]*\.4s')"
 exec qemu-aarch64 -L /usr/aarch64-linux-gnu "$program" sample --model "$pack" "$@"

@@ -19,9 +19,9 @@ use crate::stop::Stop;
 const LIMIT: Duration = Duration::from_secs(2);
 /// Time for measuring a layer on a backend, after a run that doesn't count.
 const BUDGET: Duration = Duration::from_millis(20);
-/// Operations of a layer that a slow board makes in about a tenth of a second: of networks with larger ones, layers for smaller
+/// Operations of a layer that a slow device makes in about a tenth of a second: of networks with larger ones, layers for smaller
 /// pictures are compared.
-const MOST_FLOPS: u64 = 500_000_000;
+const MOST_FLOPS: u64 = 200_000_000;
 /// A GPU that is this many times slower than the CPU on the layers so far is given up.
 const HOPELESS: f64 = 1.5;
 

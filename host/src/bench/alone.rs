@@ -52,7 +52,7 @@ impl Bench {
         }
     }
 
-    /// The median time, over about `budget`, of the last node of a network that [`alone`] made. On Vulkan each run is a submission of its own, which
+    /// The median time, over about `budget`, of the last node of a network that [`alone`] made, after one run that doesn't count. On Vulkan each run is a submission of its own, which
     /// counts.
     ///
     /// # Errors
@@ -78,6 +78,7 @@ impl Bench {
                     let space = exec.tensor_mut(&mut arena, id).ok_or_else(|| failed("it lacks an input".into()))?;
                     space.copy_from_slice(&values);
                 }
+                exec.run_node(last, &mut arena).map_err(|e| failed(format!("{e:?}")))?;
                 median(budget, stop, || exec.run_node(last, &mut arena).map_err(|e| failed(format!("{e:?}"))))
             }
             Self::Cpu(threads) => {
@@ -88,6 +89,7 @@ impl Bench {
                 for (id, values) in inputs() {
                     cpu.set_input(id, &values).map_err(failed)?;
                 }
+                cpu.execute().map_err(failed)?;
                 median(budget, stop, || cpu.execute().map(drop).map_err(failed))
             }
             #[cfg(feature = "vulkan")]
@@ -99,6 +101,7 @@ impl Bench {
                 for (id, values) in inputs() {
                     gpu.set_input(id, 0, &values).map_err(failed)?;
                 }
+                // Sends the inputs, and is the run that doesn't count.
                 gpu.execute().map_err(failed)?;
                 median(budget, stop, || gpu.run_nodes(last..last + 1).map_err(failed))
             }
@@ -106,9 +109,8 @@ impl Bench {
     }
 }
 
-/// The median of as many runs as `budget` allows, one at least, after one that doesn't count.
+/// The median of as many runs as `budget` allows, one at least.
 fn median(budget: Duration, stop: &Stop, mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
-    run()?;
     let (start, mut times) = (Instant::now(), Vec::with_capacity(RUNS));
     while times.is_empty() || (times.len() < RUNS && start.elapsed() < budget) {
         stop.check()?;

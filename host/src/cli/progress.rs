@@ -1,8 +1,17 @@
 //! A progress bar with the time left, on a terminal; nothing elsewhere.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// How the bar looks.
+const STEPS: &str = "{bar:40} step {pos} of {len}, {eta} left";
+
+/// A template that can't be read would only cost the looks.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
 
 /// A bar on standard error that appears with the first step.
 pub(crate) struct Progress(Option<ProgressBar>);
@@ -13,10 +22,7 @@ impl Progress {
         let shown = !quiet && std::io::stderr().is_terminal();
         Self(shown.then(|| {
             let bar = ProgressBar::no_length();
-            // A template that can't be read would only cost the looks.
-            if let Ok(style) = ProgressStyle::with_template("{bar:40} step {pos} of {len}, {eta} left") {
-                bar.set_style(style);
-            }
+            bar.set_style(style(STEPS));
             bar
         }))
     }
@@ -24,8 +30,20 @@ impl Progress {
     /// Shows that `done` of `total` steps are done.
     pub(crate) fn set(&self, done: u64, total: u64) {
         if let Some(bar) = &self.0 {
-            bar.set_length(total);
+            if bar.length() != Some(total) {
+                bar.set_style(style(STEPS));
+                bar.reset_eta();
+                bar.set_length(total);
+            }
             bar.set_position(done);
+        }
+    }
+
+    /// Shows how long kernels have been compiled.
+    pub(crate) fn compiling(&self, time: Duration) {
+        if let Some(bar) = &self.0 {
+            bar.set_style(style("compiling kernels for this device, {msg}"));
+            bar.set_message(format!("{:.1} s", time.as_secs_f64()));
         }
     }
 

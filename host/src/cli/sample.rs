@@ -130,7 +130,11 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let outcome = sample(&options, stop, &mut |event| match event {
         Event::Chosen(kind, why) if !args.quiet => progress.note(&format!("backend {}: {why}", kind.name())),
-        Event::Chosen(..) => {}
+        Event::Compiled(time) if !args.quiet => {
+            progress.note(&format!("kernels compiled in {:.1} s, and kept for the next start", time.as_secs_f64()));
+        }
+        Event::Compiling(time) => progress.compiling(time),
+        Event::Chosen(..) | Event::Compiled(_) => {}
         Event::Steps(done, total) => progress.set(done, total),
     })?;
     drop(progress);

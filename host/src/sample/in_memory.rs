@@ -1,7 +1,6 @@
 //! Pictures for a program that takes them as values.
 
-use super::{Event, Options, Setup, generate, settle, source};
-use crate::backend::Backend;
+use super::{Event, Options, Setup, generate, open, settle, source};
 use crate::error::Result;
 use crate::model::Model;
 use crate::stop::Stop;
@@ -40,7 +39,7 @@ pub fn sample_in_memory(
     stop.check()?;
     let data = weights.data();
     let request = settle(options, model, (setup.height, setup.width), &data, stop, report)?;
-    let mut backend = Backend::open(&request, network.graph(), &data, stop)?;
+    let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let mut steps = |done, total| report(Event::Steps(done, total));
     generate(&setup, model, &mut backend, &source, stop, &mut steps, sink)
 }

@@ -5,6 +5,7 @@ mod generate;
 mod guidance;
 mod in_memory;
 mod noise;
+mod open;
 mod options;
 mod output;
 mod setup;
@@ -24,7 +25,7 @@ pub use setup::Setup;
 
 use unfog_core::nn::weights::WeightData;
 
-use crate::backend::{Backend, Description, Kind, Request, choose};
+use crate::backend::{Description, Kind, Request, choose};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::recipe::Recipe;
@@ -37,6 +38,10 @@ use collect::{Collector, Latents, Pending};
 pub enum Event {
     /// `auto` chose this backend, for this reason.
     Chosen(Kind, String),
+    /// A GPU's kernels have been compiled for so long by now; not told where they come from the cache.
+    Compiling(Duration),
+    /// They are, and that took so long.
+    Compiled(Duration),
     /// Steps that are done, and those there are.
     Steps(u64, u64),
 }
@@ -76,7 +81,7 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     stop.check()?;
     let data = weights.data();
     let request = settle(options, &model, (height, width), &data, stop, report)?;
-    let mut backend = Backend::open(&request, network.graph(), &data, stop)?;
+    let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let (start_up, start) = (start.elapsed(), Instant::now());
 
     let recipe = Pending::new(recipe(options, &setup, &model, backend.describe()), fingerprint);
