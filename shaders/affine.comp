@@ -4,8 +4,10 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
-layout(set = 0, binding = 1) readonly buffer Divisor { vec4 divisor[]; };
+#include "read.glsl"
+
+READ(0, X, x);
+READ(1, Divisor, divisor);
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -28,9 +30,9 @@ void main() {
     if (i >= items) {
         return;
     }
-    vec4 v = x[image_index() * x_image + i] * scale + shift;
+    vec4 v = AT(x, image_index() * x_image + i) * scale + shift;
     if (has_divisor != 0) {
-        v /= divisor[image_index() * divisor_image].x;
+        v /= AT(divisor, image_index() * divisor_image).x;
     }
     result[image_index() * out_image + i] = keep(v, i % c4 * 4, c);
 }

@@ -4,21 +4,24 @@
 // Scaled dot-product attention in one pass over the keys, with a running maximum and no score matrix (Milakov &
 // Gimelshein 2018). Twin: core/src/nn/op/attention.rs.
 //
-// An invocation holds one query's VECTORS * 4 output channels of one head. A longer head is cut into several such blocks,
-// each of which computes the scores anew. A head whose channels start between vectors (ALIGNED false) is read lane by lane.
+// An invocation holds VECTORS * 4 output channels of one head for QUERIES queries (at most four), and takes four keys at a
+// time. A longer head is cut into several such blocks, each of which computes the scores anew. A head whose channels start
+// between vectors (ALIGNED false) is read lane by lane.
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint VECTORS = 8;
 layout(constant_id = 2) const bool ALIGNED = true;
 // The whole head fits one block: the query stays in registers.
 layout(constant_id = 3) const bool WHOLE = true;
+layout(constant_id = 4) const uint QUERIES = 1;
 
-layout(set = 0, binding = 0) readonly buffer Q { float q[]; };
-layout(set = 0, binding = 0) readonly buffer Q4 { vec4 q4[]; };
-layout(set = 0, binding = 1) readonly buffer K { float k[]; };
-layout(set = 0, binding = 1) readonly buffer K4 { vec4 k4[]; };
-layout(set = 0, binding = 2) readonly buffer V { float v[]; };
-layout(set = 0, binding = 2) readonly buffer V4 { vec4 v4[]; };
+const uint KEYS = 4;
+
+#include "read.glsl"
+
+READ(0, Q, q);
+READ(1, K, k);
+READ(2, V, v);
 layout(set = 0, binding = 3) writeonly buffer Out { float result[]; };
 
 layout(push_constant) uniform Push {
@@ -37,28 +40,26 @@ layout(push_constant) uniform Push {
 };
 
 #include "invocation.glsl"
+#include "lanes.glsl"
 #include "act.glsl"
 
 // The loads: channels at .. at + 4 of the head, `left` of which belong to it. `at` counts floats.
+#define LANE(name, i, left) (left > i ? AT(name, (at + i) / 4)[(at + i) % 4] : 0.0)
+#define LANES(name, left) vec4(LANE(name, 0, left), LANE(name, 1, left), LANE(name, 2, left), LANE(name, 3, left))
+
 vec4 load_q(uint at, uint left) {
-    if (ALIGNED) {
-        return q4[at / 4];
-    }
-    return vec4(left > 0 ? q[at] : 0.0, left > 1 ? q[at + 1] : 0.0, left > 2 ? q[at + 2] : 0.0, left > 3 ? q[at + 3] : 0.0);
+    return ALIGNED ? AT(q, at / 4) : LANES(q, left);
 }
 
 vec4 load_k(uint at, uint left) {
-    if (ALIGNED) {
-        return k4[at / 4];
-    }
-    return vec4(left > 0 ? k[at] : 0.0, left > 1 ? k[at + 1] : 0.0, left > 2 ? k[at + 2] : 0.0, left > 3 ? k[at + 3] : 0.0);
+    return ALIGNED ? AT(k, at / 4) : LANES(k, left);
 }
 
 vec4 load_v(uint at, uint left) {
     if (ALIGNED) {
-        return WHOLE || left > 0 ? v4[at / 4] : vec4(0.0);
+        return WHOLE || left > 0 ? AT(v, at / 4) : vec4(0.0);
     }
-    return vec4(left > 0 ? v[at] : 0.0, left > 1 ? v[at + 1] : 0.0, left > 2 ? v[at + 2] : 0.0, left > 3 ? v[at + 3] : 0.0);
+    return LANES(v, left);
 }
 
 uint left_of(uint channel) {
@@ -67,71 +68,118 @@ uint left_of(uint channel) {
 
 void main() {
     // Groups are numbered head by head, block by block: all invocations of a group read the same keys.
-    uint query_groups = (queries + gl_WorkGroupSize.x - 1) / gl_WorkGroupSize.x;
+    uint tile = gl_WorkGroupSize.x * QUERIES;
+    uint tiles = (queries + tile - 1) / tile;
     uint group = group_index();
-    uint part = group / query_groups;
-    uint query = (group - part * query_groups) * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
+    uint part = group / tiles;
+    uint first_query = (group - part * tiles) * tile + gl_LocalInvocationID.x;
     uint head = part / blocks;
     uint block = part - head * blocks;
-    if (query >= queries || head >= heads) {
+    if (first_query >= queries || head >= heads) {
         return;
     }
     uint width = c4 * 4;
-    uint q_at = image_index() * q_image * 4 + query * width + head * head_dim;
     uint k_at = image_index() * k_image * 4 + head * head_dim;
     uint v_at = image_index() * v_image * 4 + head * head_dim;
     uint first = block * VECTORS * 4;
     uint head_vectors = (head_dim + 3) / 4;
 
-    vec4 kept[VECTORS];
-    vec4 sum[VECTORS];
-    [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
-        sum[i] = vec4(0.0);
-        kept[i] = WHOLE ? load_q(q_at + i * 4, left_of(i * 4)) : vec4(0.0);
+    uint q_at[QUERIES];
+    vec4 kept[QUERIES * VECTORS];
+    vec4 sum[QUERIES * VECTORS];
+    [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+        uint query = min(first_query + p * gl_WorkGroupSize.x, queries - 1);
+        q_at[p] = image_index() * q_image * 4 + query * width + head * head_dim;
+        [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
+            sum[p * VECTORS + i] = vec4(0.0);
+            kept[p * VECTORS + i] = WHOLE ? load_q(q_at[p] + i * 4, left_of(i * 4)) : vec4(0.0);
+        }
     }
-    float most = 0.0;
-    float total = 0.0;
-    for (uint key = 0; key < keys; ++key) {
-        vec4 products = vec4(0.0);
+    // Of up to four queries.
+    vec4 most = vec4(0.0);
+    vec4 total = vec4(0.0);
+    for (uint key = 0; key < keys; key += KEYS) {
+        // Beyond the last key it is read again, and weighs nothing.
+        uint from[KEYS];
+        [[unroll]] for (uint j = 0; j < KEYS; ++j) {
+            from[j] = min(key + j, keys - 1) * width;
+        }
+        vec4 scores[QUERIES];
+        [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+            scores[p] = vec4(0.0);
+        }
         if (WHOLE) {
             [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
-                products += kept[i] * load_k(k_at + i * 4, left_of(i * 4));
+                uint left = left_of(i * 4);
+                [[unroll]] for (uint j = 0; j < KEYS; ++j) {
+                    vec4 k = load_k(k_at + from[j] + i * 4, left);
+                    [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+                        scores[p][j] += dot(kept[p * VECTORS + i], k);
+                    }
+                }
             }
         } else {
             for (uint i = 0; i < head_vectors; ++i) {
                 uint left = left_of(i * 4);
-                products += load_q(q_at + i * 4, left) * load_k(k_at + i * 4, left);
+                vec4 q[QUERIES];
+                [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+                    q[p] = load_q(q_at[p] + i * 4, left);
+                }
+                [[unroll]] for (uint j = 0; j < KEYS; ++j) {
+                    vec4 k = load_k(k_at + from[j] + i * 4, left);
+                    [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+                        scores[p][j] += dot(q[p], k);
+                    }
+                }
             }
         }
-        float score = ((products.x + products.y) + (products.z + products.w)) * scale;
-        // Branch-free: one exponential shrinks the past, the other weighs this key; one of them is 1.
-        float next = key == 0 ? score : max(most, score);
-        vec4 e = exponential(vec4(most - next, score - next, 0.0, 0.0));
-        float shrink = key == 0 ? 0.0 : e.x;
-        total = total * shrink + e.y;
-        [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
-            uint at = first + i * 4;
-            sum[i] = sum[i] * shrink + e.y * load_v(v_at + at, left_of(at));
+        vec4 next = most;
+        [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+            scores[p] *= scale;
+            float largest = max(max(scores[p].x, scores[p].y), max(scores[p].z, scores[p].w));
+            next[p] = key == 0 ? largest : max(most[p], largest);
         }
+        vec4 shrink = key == 0 ? vec4(0.0) : exponential(most - next);
         most = next;
-        k_at += width;
-        v_at += width;
+        [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+            scores[p] = keep(exponential(scores[p] - next[p]), key, keys);
+            total[p] = total[p] * shrink[p] + ((scores[p].x + scores[p].y) + (scores[p].z + scores[p].w));
+        }
+        [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
+            uint at = v_at + first + i * 4;
+            uint left = left_of(first + i * 4);
+            vec4 v0 = load_v(at + from[0], left);
+            vec4 v1 = load_v(at + from[1], left);
+            vec4 v2 = load_v(at + from[2], left);
+            vec4 v3 = load_v(at + from[3], left);
+            [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+                vec4 e = scores[p];
+                vec4 more = (v0 * e.x + v1 * e.y) + (v2 * e.z + v3 * e.w);
+                sum[p * VECTORS + i] = sum[p * VECTORS + i] * shrink[p] + more;
+            }
+        }
     }
 
-    uint to = image_index() * out_image * 4 + query * width;
-    [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
-        vec4 value = sum[i] / total;
-        for (uint lane = 0; lane < 4; ++lane) {
-            uint channel = first + i * 4 + lane;
-            if (channel < head_dim) {
-                result[to + head * head_dim + channel] = value[lane];
+    [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
+        uint query = first_query + p * gl_WorkGroupSize.x;
+        if (query >= queries) {
+            continue;
+        }
+        uint to = image_index() * out_image * 4 + query * width;
+        [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
+            vec4 value = sum[p * VECTORS + i] / total[p];
+            [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
+                uint channel = first + i * 4 + lane;
+                if (channel < head_dim) {
+                    result[to + head * head_dim + channel] = value[lane];
+                }
             }
         }
-    }
-    // The last head's last block also writes the pad lanes.
-    if (head + 1 == heads && block + 1 == blocks) {
-        for (uint channel = c; channel < width; ++channel) {
-            result[to + channel] = 0.0;
+        // The last head's last block also writes the pad lanes.
+        if (head + 1 == heads && block + 1 == blocks) {
+            for (uint channel = c; channel < width; ++channel) {
+                result[to + channel] = 0.0;
+            }
         }
     }
 }

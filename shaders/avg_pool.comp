@@ -4,7 +4,9 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+#include "read.glsl"
+
+READ(0, X, x);
 layout(set = 0, binding = 1) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -29,7 +31,7 @@ void main() {
     vec4 sum = vec4(0.0);
     for (uint dy = 0; dy < size; ++dy) {
         for (uint dx = 0; dx < size; ++dx) {
-            sum += x[first + (dy * in_w + dx) * c4];
+            sum += AT(x, first + (dy * in_w + dx) * c4);
         }
     }
     result[image_index() * out_image + i] = sum / float(size * size);

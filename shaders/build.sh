@@ -4,7 +4,8 @@
 set -eu
 cd "$(dirname "$0")"
 for shader in *.comp; do
-    module="spirv/${shader%.comp}.spv"
-    [ -e "$module" ] || : >"$module"
+    for module in "spirv/${shader%.comp}.spv" "spirv/${shader%.comp}.texel.spv"; do
+        [ -e "$module" ] || : >"$module"
+    done
 done
 cargo run --release --features spirv --bin unfog-spirv -- --write

@@ -4,8 +4,10 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer A { vec4 a[]; };
-layout(set = 0, binding = 1) readonly buffer B { vec4 b[]; };
+#include "read.glsl"
+
+READ(0, A, a);
+READ(1, B, b);
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -31,15 +33,15 @@ void main() {
     uint b_first = image_index() * b_image + pixel * ((cb + 3) / 4);
     vec4 v;
     if (first + 4 <= ca) {
-        v = a[a_first + first / 4];
+        v = AT(a, a_first + first / 4);
     } else if (first >= ca && ca % 4 == 0) {
-        v = b[b_first + (first - ca) / 4];
+        v = AT(b, b_first + (first - ca) / 4);
     } else {
         for (uint lane = 0; lane < 4; ++lane) {
             uint channel = first + lane;
             uint other = channel - ca;
-            v[lane] = channel < ca ? a[a_first + channel / 4][channel % 4]
-                : other < cb ? b[b_first + other / 4][other % 4]
+            v[lane] = channel < ca ? AT(a, a_first + channel / 4)[channel % 4]
+                : other < cb ? AT(b, b_first + other / 4)[other % 4]
                 : 0.0;
         }
     }

@@ -8,19 +8,23 @@
 // order. An invocation holds PIXELS pixels by OUTS * 4 output channels in registers and shares nothing: no barrier, no
 // shared memory. Neighbours along x take neighbouring pixels and read the same weights.
 //
-// Weights lie as [out4][ky][kx][in4][4 of in][4 of out], so that the four vectors of one step are contiguous.
+// Weights lie as [out4][ky][kx][in4][4 of in][4 of out], so that the four vectors of one step are contiguous: four texels, or
+// two of half floats.
 
 layout(local_size_x_id = 0, local_size_y_id = 1) in;
 layout(constant_id = 2) const uint PIXELS = 4;
 layout(constant_id = 3) const uint OUTS = 4;
 layout(constant_id = 4) const bool HALF = false;
+// Nearest-neighbour enlargement of what is read. A constant: software drivers divide lane by lane.
+layout(constant_id = 5) const uint UPSAMPLE = 1;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
-layout(set = 0, binding = 1) readonly buffer Weight { vec4 weight[]; };
-layout(set = 0, binding = 1) readonly buffer WeightHalf { uvec2 weight_half[]; };
-layout(set = 0, binding = 2) readonly buffer Bias { vec4 bias[]; };
-layout(set = 0, binding = 3) readonly buffer Channel { vec4 channel[]; };
-layout(set = 0, binding = 4) readonly buffer Residual { vec4 residual[]; };
+#include "read.glsl"
+
+READ(0, X, x);
+READ(1, Weight, weight);
+READ(2, Bias, bias);
+READ(3, Channel, channel);
+READ(4, Residual, residual);
 layout(set = 0, binding = 5) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -36,7 +40,6 @@ layout(push_constant) uniform Push {
     uint stride;
     uint pad_top;
     uint pad_left;
-    uint upsample;
     uint x_image;
     uint channel_image;
     uint residual_image;
@@ -54,12 +57,19 @@ const uint HAS_RESIDUAL = 4;
 #include "lanes.glsl"
 #include "act.glsl"
 
-vec4 load_weight(uint i) {
+// The weights of one step: those of each of the four input channels.
+void load_weights(uint step, out vec4 w[4]) {
     if (HALF) {
-        uvec2 h = weight_half[i];
-        return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
+        [[unroll]] for (uint i = 0; i < 2; ++i) {
+            uvec4 h = BITS(weight, step * 2 + i);
+            w[i * 2] = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
+            w[i * 2 + 1] = vec4(unpackHalf2x16(h.z), unpackHalf2x16(h.w));
+        }
+    } else {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
+            w[i] = AT(weight, step * 4 + i);
+        }
     }
-    return weight[i];
 }
 
 void main() {
@@ -74,16 +84,17 @@ void main() {
         return;
     }
 
-    int height = int(in_h * upsample);
-    int width = int(in_w * upsample);
+    int height = int(in_h * UPSAMPLE);
+    int width = int(in_w * UPSAMPLE);
     int row[PIXELS];
     int column[PIXELS];
     [[unroll]] for (uint p = 0; p < PIXELS; ++p) {
         uint pixel = min(first_pixel + p * gl_WorkGroupSize.x, out_pixels - 1);
-        row[p] = int(pixel / out_w * stride) - int(pad_top);
-        column[p] = int(pixel % out_w * stride) - int(pad_left);
+        uint y = pixel / out_w;
+        row[p] = int(y * stride) - int(pad_top);
+        column[p] = int((pixel - y * out_w) * stride) - int(pad_left);
     }
-    uint weight_step = kernel_h * kernel_w * in4 * 4;
+    uint weight_step = kernel_h * kernel_w * in4;
     uint weight_first[OUTS];
     [[unroll]] for (uint q = 0; q < OUTS; ++q) {
         weight_first[q] = min(first_out + q, out4 - 1) * weight_step;
@@ -102,27 +113,24 @@ void main() {
                 int y = row[p] + ky;
                 int c = column[p] + kx;
                 inside[p] = y >= 0 && y < height && c >= 0 && c < width;
-                uint source = (uint(y) / upsample) * in_w + uint(c) / upsample;
+                uint source = (uint(y) / UPSAMPLE) * in_w + uint(c) / UPSAMPLE;
                 from[p] = x_first + (inside[p] ? source * in4 : 0);
             }
             for (uint i = 0; i < in4; ++i) {
                 vec4 value[PIXELS];
                 [[unroll]] for (uint p = 0; p < PIXELS; ++p) {
-                    vec4 v = x[from[p] + i];
+                    vec4 v = AT(x, from[p] + i);
                     value[p] = mix(vec4(0.0), v, bvec4(inside[p]));
                 }
                 [[unroll]] for (uint q = 0; q < OUTS; ++q) {
-                    uint w = weight_first[q] + step;
-                    vec4 w0 = load_weight(w);
-                    vec4 w1 = load_weight(w + 1);
-                    vec4 w2 = load_weight(w + 2);
-                    vec4 w3 = load_weight(w + 3);
+                    vec4 w[4];
+                    load_weights(weight_first[q] + step, w);
                     [[unroll]] for (uint p = 0; p < PIXELS; ++p) {
                         vec4 v = value[p];
-                        sum[p * OUTS + q] += w0 * v.x + w1 * v.y + w2 * v.z + w3 * v.w;
+                        sum[p * OUTS + q] += w[0] * v.x + w[1] * v.y + w[2] * v.z + w[3] * v.w;
                     }
                 }
-                step += 4;
+                ++step;
             }
         }
     }
@@ -134,10 +142,10 @@ void main() {
         }
         vec4 add = vec4(0.0);
         if ((has & HAS_BIAS) != 0) {
-            add += bias[out_index];
+            add += AT(bias, out_index);
         }
         if ((has & HAS_CHANNEL) != 0) {
-            add += channel[image_index() * channel_image + out_index];
+            add += AT(channel, image_index() * channel_image + out_index);
         }
         [[unroll]] for (uint p = 0; p < PIXELS; ++p) {
             uint pixel = first_pixel + p * gl_WorkGroupSize.x;
@@ -147,7 +155,7 @@ void main() {
             uint i = pixel * out4 + out_index;
             vec4 v = sum[p * OUTS + q] + add;
             if ((has & HAS_RESIDUAL) != 0) {
-                v += residual[image_index() * residual_image + i];
+                v += AT(residual, image_index() * residual_image + i);
             }
             v = activate(v * scale, act);
             result[image_index() * out_image + i] = keep(v, out_index * 4, out_c);

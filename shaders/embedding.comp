@@ -5,8 +5,10 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer Index { vec4 index[]; };
-layout(set = 0, binding = 1) readonly buffer Table { vec4 table[]; };
+#include "read.glsl"
+
+READ(0, Index, index);
+READ(1, Table, table);
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -24,7 +26,7 @@ void main() {
     if (i >= items) {
         return;
     }
-    float value = index[image_index() * index_image + i / c4].x;
+    float value = AT(index, image_index() * index_image + i / c4).x;
     uint row = value >= 0.0 && value < float(count) ? uint(value) : 0;
-    result[image_index() * out_image + i] = table[row * c4 + i % c4];
+    result[image_index() * out_image + i] = AT(table, row * c4 + i % c4);
 }

@@ -4,7 +4,9 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+#include "read.glsl"
+
+READ(0, X, x);
 layout(set = 0, binding = 1) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -29,13 +31,13 @@ void main() {
     uint from = image_index() * x_image + i / c4 * ((c + 1) / 2);
     vec4 b;
     if (c % 4 == 0) {
-        b = x[from + (c + first) / 4];
+        b = AT(x, from + (c + first) / 4);
     } else {
         for (uint lane = 0; lane < 4; ++lane) {
             uint channel = c + first + lane;
-            b[lane] = first + lane < c ? x[from + channel / 4][channel % 4] : 0.0;
+            b[lane] = first + lane < c ? AT(x, from + channel / 4)[channel % 4] : 0.0;
         }
     }
-    vec4 v = x[from + first / 4] * activate(b, act);
+    vec4 v = AT(x, from + first / 4) * activate(b, act);
     result[image_index() * out_image + i] = keep(v, first, c);
 }

@@ -7,8 +7,10 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
-layout(set = 0, binding = 1) readonly buffer Scratch { vec4 scratch[]; };
+#include "read.glsl"
+
+READ(0, X, x);
+READ(1, Scratch, scratch);
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -32,14 +34,14 @@ void main() {
         return;
     }
     uint s = image_index() * stats_image + stats_first + i % c4;
-    vec4 mean = scratch[s];
-    vec4 factor = scratch[s + c4];
-    vec4 offset = scratch[s + c4 * 2];
+    vec4 mean = AT(scratch, s);
+    vec4 factor = AT(scratch, s + c4);
+    vec4 offset = AT(scratch, s + c4 * 2);
     uint first = i / c4 * run;
     uint count = min(run, pixels - first);
     uint at = first * c4 + i % c4;
     for (uint p = 0; p < count; ++p) {
-        vec4 v = (x[image_index() * x_image + at] - mean) * factor + offset;
+        vec4 v = (AT(x, image_index() * x_image + at) - mean) * factor + offset;
         result[image_index() * out_image + at] = activate(v, act);
         at += c4;
     }

@@ -7,7 +7,9 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+#include "read.glsl"
+
+READ(0, X, x);
 layout(set = 0, binding = 1) writeonly buffer Scratch { vec4 scratch[]; };
 
 layout(push_constant) uniform Push {
@@ -31,12 +33,12 @@ void main() {
     uint from = image_index() * x_image + first * c4 + i % c4;
     vec4 sum = vec4(0.0);
     for (uint p = 0; p < count; ++p) {
-        sum += x[from + p * c4];
+        sum += AT(x, from + p * c4);
     }
     vec4 mean = sum / float(count);
     vec4 squares = vec4(0.0);
     for (uint p = 0; p < count; ++p) {
-        vec4 d = x[from + p * c4] - mean;
+        vec4 d = AT(x, from + p * c4) - mean;
         squares += d * d;
     }
     uint to = image_index() * partial_image + i * 2;

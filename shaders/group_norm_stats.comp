@@ -8,10 +8,14 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer Gamma { float gamma[]; };
-layout(set = 0, binding = 1) readonly buffer Beta { float beta[]; };
-layout(set = 0, binding = 2) readonly buffer ScaleShift { float scale_shift[]; };
-layout(set = 0, binding = 3) buffer Scratch { float scratch[]; };
+#include "read.glsl"
+
+READ(0, Gamma, gamma);
+READ(1, Beta, beta);
+READ(2, ScaleShift, scale_shift);
+READ(3, Scratch, scratch);
+// The same memory, behind what is read.
+layout(set = 0, binding = 4) writeonly buffer Stats { float stats[]; };
 
 layout(push_constant) uniform Push {
     uint groups;
@@ -35,7 +39,7 @@ void main() {
         return;
     }
     uint first = group * group_size;
-    uint from = image_index() * image * 4;
+    uint from = image_index() * image;
     uint runs = (pixels + run - 1) / run;
 
     // A sum a run, then the sum of those: short chains of additions.
@@ -43,7 +47,7 @@ void main() {
     for (uint r = 0; r < runs; ++r) {
         float part = 0.0;
         for (uint i = first; i < first + group_size; ++i) {
-            part += scratch[from + (r * c4 + i / 4) * 8 + i % 4];
+            part += AT(scratch, from + (r * c4 + i / 4) * 2)[i % 4];
         }
         sum += part * float(min(run, pixels - r * run));
     }
@@ -55,30 +59,31 @@ void main() {
         float part = 0.0;
         float between = 0.0;
         for (uint i = first; i < first + group_size; ++i) {
-            uint at = from + (r * c4 + i / 4) * 8 + i % 4;
-            float d = scratch[at] - mean;
+            uint at = from + (r * c4 + i / 4) * 2;
+            float d = AT(scratch, at)[i % 4] - mean;
             between += d * d;
-            part += scratch[at + 4];
+            part += AT(scratch, at + 1)[i % 4];
         }
         squares += part + between * float(min(run, pixels - r * run));
     }
     float inverse = 1.0 / sqrt(squares / values + eps);
 
-    uint to = from + stats_first * 4;
-    uint shift_from = image_index() * scale_shift_image * 4;
+    uint to = (from + stats_first) * 4;
+    uint shift_from = image_index() * scale_shift_image;
     // The last group also writes the pad lanes.
     uint end = group + 1 == groups ? c4 * 4 : first + group_size;
     for (uint i = first; i < end; ++i) {
         bool real = i < c;
-        float factor = real ? inverse * gamma[i] : 0.0;
-        float offset = real ? beta[i] : 0.0;
+        float factor = real ? inverse * AT(gamma, i / 4)[i % 4] : 0.0;
+        float offset = real ? AT(beta, i / 4)[i % 4] : 0.0;
         if (real && has_scale_shift != 0) {
-            float scale = 1.0 + scale_shift[shift_from + i];
+            uint j = c + i;
+            float scale = 1.0 + AT(scale_shift, shift_from + i / 4)[i % 4];
             factor *= scale;
-            offset = offset * scale + scale_shift[shift_from + c + i];
+            offset = offset * scale + AT(scale_shift, shift_from + j / 4)[j % 4];
         }
-        scratch[to + i] = real ? mean : 0.0;
-        scratch[to + c4 * 4 + i] = factor;
-        scratch[to + c4 * 8 + i] = offset;
+        stats[to + i] = real ? mean : 0.0;
+        stats[to + c4 * 4 + i] = factor;
+        stats[to + c4 * 8 + i] = offset;
     }
 }

@@ -5,9 +5,11 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
-layout(set = 0, binding = 1) readonly buffer Gamma { vec4 gamma[]; };
-layout(set = 0, binding = 2) readonly buffer Beta { vec4 beta[]; };
+#include "read.glsl"
+
+READ(0, X, x);
+READ(1, Gamma, gamma);
+READ(2, Beta, beta);
 layout(set = 0, binding = 3) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -34,14 +36,14 @@ void main() {
     uint from = image_index() * x_image + pixel * c4;
     vec4 sum = vec4(0.0);
     for (uint i = 0; i < c4; ++i) {
-        sum += x[from + i];
+        sum += AT(x, from + i);
     }
     float about = lanes(sum) / float(c);
     // What the sum's rounding left of the mean is taken from the deviations (Chan, Golub & LeVeque 1983).
     vec4 rest = vec4(0.0);
     vec4 squares = vec4(0.0);
     for (uint i = 0; i < c4; ++i) {
-        vec4 d = keep(x[from + i] - about, i * 4, c);
+        vec4 d = keep(AT(x, from + i) - about, i * 4, c);
         rest += d;
         squares += d * d;
     }
@@ -50,7 +52,7 @@ void main() {
     float inverse = 1.0 / sqrt(max(lanes(squares) / float(c) - left * left, 0.0) + eps);
     uint to = image_index() * out_image + pixel * c4;
     for (uint i = 0; i < c4; ++i) {
-        vec4 v = (x[from + i] - mean) * inverse * gamma[i] + beta[i];
+        vec4 v = (AT(x, from + i) - mean) * inverse * AT(gamma, i) + AT(beta, i);
         result[to + i] = keep(v, i * 4, c);
     }
 }

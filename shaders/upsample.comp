@@ -4,7 +4,9 @@
 
 layout(local_size_x_id = 0) in;
 
-layout(set = 0, binding = 0) readonly buffer X { vec4 x[]; };
+#include "read.glsl"
+
+READ(0, X, x);
 layout(set = 0, binding = 1) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
@@ -26,5 +28,5 @@ void main() {
     }
     uint pixel = i / c4;
     uint from = (pixel / out_w / factor * in_w + pixel % out_w / factor) * c4 + i % c4;
-    result[image_index() * out_image + i] = x[image_index() * x_image + from];
+    result[image_index() * out_image + i] = AT(x, image_index() * x_image + from);
 }

@@ -53,6 +53,8 @@ pub struct DeviceInfo {
     pub memory: u64,
     /// Most bytes of a storage buffer binding.
     pub max_binding: u64,
+    /// Most texels of a texel buffer.
+    pub max_texels: u64,
     /// Most invocations of a work group.
     pub max_invocations: u32,
     /// Most work groups of a dispatch in each dimension.
@@ -296,6 +298,7 @@ fn info(index: usize, device: &PhysicalDevice) -> DeviceInfo {
             && memory.memory_types.iter().any(|t| t.property_flags.contains(shared)),
         memory: memory.memory_heaps.iter().map(|h| h.size).max().unwrap_or(0),
         max_binding: u64::from(p.max_storage_buffer_range),
+        max_texels: u64::from(p.max_texel_buffer_elements),
         max_invocations: p.max_compute_work_group_invocations,
         max_groups: p.max_compute_work_group_count,
         align: p.min_storage_buffer_offset_alignment.as_devicesize(),

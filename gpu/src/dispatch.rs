@@ -3,12 +3,13 @@
 
 use crate::device::{DeviceInfo, DeviceKind};
 use crate::error::GpuError;
-use crate::pack::Precision;
+use crate::pack::{Precision, packed_bytes};
 use crate::pipeline::Variant;
 use bytemuck::bytes_of;
 use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId, WeightUse};
 use unfog_core::nn::op::{Act, Attention, Conv2d, GroupNorm, Op, Shape};
 use unfog_core::nn::plan::Target;
+use unfog_shaders::Reads;
 use unfog_shaders::push::{self, has};
 
 /// Channels of a pixel are padded to whole vectors.
@@ -37,6 +38,18 @@ pub(crate) struct Step {
     pub(crate) groups: u64,
 }
 
+/// Which kernels a network runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// What suits the device.
+    #[default]
+    Auto,
+    /// Register tiles; every buffer is a storage buffer.
+    Plain,
+    /// The same, reading through texel buffers whatever is not too large for one.
+    Texel,
+}
+
 /// How work is cut up on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiling {
@@ -46,19 +59,35 @@ pub(crate) struct Tiling {
     conv_local: [u32; 2],
     /// Pixels and vectors of output channels that an invocation of a convolution holds at most.
     tile: [u32; 2],
+    /// Vectors of output channels, of several queries, that an invocation of attention holds at most.
+    queries: u32,
     /// Pixels that an invocation of group normalisation's last stage takes.
     apply_run: u32,
+    /// Most vectors of one image of what is read through a texel buffer; what is larger is read from a storage buffer.
+    pub(crate) texels: u64,
     precision: Precision,
 }
 
 impl Tiling {
-    pub(crate) fn new(info: &DeviceInfo, precision: Precision) -> Self {
-        match info.kind {
-            // Software devices run a group's invocations in SIMD lanes, eight of them. Loads cost them far more than
-            // arithmetic, so the tile is large: 16 * 8 * 4 products for 4 * (8 + 4 * 4) loads.
-            DeviceKind::Cpu => Self { local: 8, conv_local: [8, 1], tile: [8, 4], apply_run: 16, precision },
+    /// The table of kernels: by the device's kind and limits alone.
+    pub(crate) fn new(info: &DeviceInfo, kernels: Kernels, precision: Precision) -> Self {
+        /// Texel buffers of fewer elements would cut batches short.
+        const WIDE: u64 = 1 << 20;
+        // Software drivers run a group's invocations in SIMD lanes, eight of them. lavapipe loads from a storage buffer in a
+        // loop over the lanes, with a branch for each (emit_load_mem of Mesa's gallivm), but gathers texels branch-free: 13
+        // times as fast, all in all. SwiftShader, with 65536 texels at most, gains nothing.
+        let software = info.kind == DeviceKind::Cpu;
+        let texel = match kernels {
+            Kernels::Auto => software && info.max_texels >= WIDE,
+            Kernels::Plain => false,
+            Kernels::Texel => true,
+        };
+        let texels = if texel { info.max_texels } else { 0 };
+        match software {
+            // Loads cost far more than arithmetic, so the tile is large: 8 * 4 * 16 products a lane for 8 + 4 * 4 loads.
+            true => Self { local: 8, conv_local: [8, 1], tile: [8, 4], queries: 64, apply_run: 16, texels, precision },
             // What fits the registers of small devices.
-            _ => Self { local: 64, conv_local: [16, 4], tile: [4, 2], apply_run: 4, precision },
+            false => Self { local: 64, conv_local: [16, 4], tile: [4, 2], queries: 8, apply_run: 4, texels, precision },
         }
     }
 
@@ -117,7 +146,12 @@ pub(crate) fn steps(graph: &Graph<'_>, index: usize, tiling: Tiling) -> Result<V
     if !site.fits() {
         return Err(GpuError::Node(index));
     }
-    site.steps().ok_or(GpuError::Node(index))
+    let mut steps = site.steps().ok_or(GpuError::Node(index))?;
+    for step in &mut steps {
+        let small = step.operands.iter().all(|operand| site.vectors(operand) <= tiling.texels);
+        step.variant.reads = if small { Reads::Texel } else { Reads::Storage };
+    }
+    Ok(steps)
 }
 
 struct Site<'a> {
@@ -134,6 +168,17 @@ impl Site<'_> {
     /// The stride of an input, 0 where it is absent.
     fn stride(&self, i: usize) -> u32 {
         self.shape(i).map_or(0, stride)
+    }
+
+    /// Vectors of an operand: of a tensor or scratch memory, those of one image.
+    fn vectors(&self, operand: &Operand) -> u64 {
+        match *operand {
+            Operand::Tensor(id) => u64::from(stride(self.graph.shape(id))),
+            Operand::Weight(id) => {
+                packed_bytes(&self.graph.weights[usize::from(id.0)], self.tiling.precision).div_ceil(16)
+            }
+            Operand::Workspace => workspace(self.graph, self.node).div_ceil(16),
+        }
     }
 
     fn input(&self, i: usize) -> Option<Operand> {
@@ -174,7 +219,7 @@ impl Site<'_> {
     /// A kernel with one invocation an item.
     fn step(&self, kernel: &'static str, items: u32, operands: Vec<Operand>, push: &[u8]) -> Step {
         let local = self.tiling.local;
-        let variant = Variant { kernel, constants: vec![local] };
+        let variant = Variant { kernel, reads: Reads::Storage, constants: vec![local] };
         Step { variant, operands, push: push.to_vec(), groups: u64::from(items.div_ceil(local)) }
     }
 
@@ -255,7 +300,6 @@ impl Site<'_> {
             stride: op.stride,
             pad_top: op.pad[0],
             pad_left: op.pad[1],
-            upsample: op.upsample,
             x_image: stride(xs),
             channel_image: self.stride(1),
             residual_image: self.stride(2),
@@ -271,7 +315,11 @@ impl Site<'_> {
         let tiles = |n: u32, tile: u32| u64::from(n.div_ceil(tile));
         let operands = vec![x, weight, bias.unwrap_or(x), channel.unwrap_or(x), residual.unwrap_or(x), out];
         Some(Step {
-            variant: Variant { kernel: "conv2d", constants: vec![local_x, local_y, pixels, outs, half] },
+            variant: Variant {
+                kernel: "conv2d",
+                reads: Reads::Storage,
+                constants: vec![local_x, local_y, pixels, outs, half, op.upsample],
+            },
             operands,
             push: bytes_of(&push).to_vec(),
             groups: tiles(push.out_pixels, local_x * pixels) * tiles(push.out4, local_y * outs),
@@ -314,7 +362,7 @@ impl Site<'_> {
             act: op.act as u32,
         };
         let scratch = Operand::Workspace;
-        let operands = vec![self.weight(0)?, self.weight(1)?, self.input(1).unwrap_or(x), scratch];
+        let operands = vec![self.weight(0)?, self.weight(1)?, self.input(1).unwrap_or(x), scratch, scratch];
         Some(vec![
             self.step("group_norm_partial", items, vec![x, scratch], bytes_of(&partial)),
             self.step("group_norm_stats", op.groups, operands, bytes_of(&stats)),
@@ -345,12 +393,16 @@ impl Site<'_> {
             scale: op.scale,
         };
         let local = self.tiling.local;
-        let flags = [u32::from(op.head_dim.is_multiple_of(LANES)), u32::from(blocks == 1)];
+        let (aligned, whole) = (u32::from(op.head_dim.is_multiple_of(LANES)), u32::from(blocks == 1));
+        // No more queries an invocation than there are, in powers of two: few pipelines.
+        let most = push.queries.div_ceil(local).next_power_of_two();
+        let queries = (self.tiling.queries / vectors.max(1)).clamp(1, 4).min(most);
+        let constants = vec![local, vectors, aligned, whole, queries];
         Some(Step {
-            variant: Variant { kernel: "attention", constants: vec![local, vectors, flags[0], flags[1]] },
+            variant: Variant { kernel: "attention", reads: Reads::Storage, constants },
             operands: vec![q, k, v, out],
             push: bytes_of(&push).to_vec(),
-            groups: u64::from(push.queries.div_ceil(local)) * u64::from(op.heads) * u64::from(blocks),
+            groups: u64::from(push.queries.div_ceil(local * queries)) * u64::from(op.heads) * u64::from(blocks),
         })
     }
 }

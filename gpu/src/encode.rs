@@ -8,11 +8,14 @@ use crate::faults::Call;
 use crate::record::{Command, Dispatch, Span};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use unfog_shaders::{Access, Reads};
 use vulkano::VulkanObject;
 use vulkano::buffer::Subbuffer;
+use vulkano::buffer::view::{BufferView, BufferViewCreateInfo};
 use vulkano::command_buffer::{BufferCopy, CommandBufferLevel, CommandBufferUsage, CopyBufferInfo};
 use vulkano::command_buffer::{CommandBuffer, CommandBufferBeginInfo, RecordingCommandBuffer};
 use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
+use vulkano::format::Format;
 use vulkano::pipeline::{ComputePipeline, Pipeline, PipelineBindPoint};
 use vulkano::sync::fence::Fence;
 use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStages};
@@ -110,8 +113,16 @@ impl Encoder<'_> {
         };
         let layout = pipeline.layout().clone();
         let mut writes = Vec::new();
-        for (i, (span, _)) in dispatch.bindings.iter().enumerate() {
-            writes.push(WriteDescriptorSet::buffer(i as u32, (self.bytes)(span)?));
+        for (i, (span, access)) in (0..).zip(&dispatch.bindings) {
+            let bytes = (self.bytes)(span)?;
+            writes.push(match (dispatch.variant.reads, access) {
+                (Reads::Texel, Access::Read) => {
+                    let create =
+                        BufferViewCreateInfo { format: Format::R32G32B32A32_UINT, ..BufferViewCreateInfo::default() };
+                    WriteDescriptorSet::buffer_view(i, BufferView::new(bytes, create).doing("view a buffer")?)
+                }
+                _ => WriteDescriptorSet::buffer(i, bytes),
+            });
         }
         let set_layout = layout.set_layouts().first().cloned().ok_or(GpuError::Bug("a kernel without buffers"))?;
         self.context.faults.check(Call::Take).doing("bind buffers")?;

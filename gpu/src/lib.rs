@@ -28,6 +28,7 @@ mod transfer;
 mod upload;
 
 pub use device::{Context, DeviceChoice, DeviceInfo, DeviceKind, Log, devices};
+pub use dispatch::Kernels;
 pub use error::GpuError;
 pub use exec::VulkanDenoiser;
 pub use faults::Fault;

@@ -147,7 +147,10 @@ impl Block {
         if bytes > most(context) {
             return Err(out_of_memory());
         }
-        let usage = BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST;
+        let usage = BufferUsage::STORAGE_BUFFER
+            | BufferUsage::UNIFORM_TEXEL_BUFFER
+            | BufferUsage::TRANSFER_SRC
+            | BufferUsage::TRANSFER_DST;
         let create = BufferCreateInfo { size: bytes, usage, ..BufferCreateInfo::default() };
         context.faults.check(Call::Take).doing("create a buffer")?;
         let raw = RawBuffer::new(device.clone(), create).doing("create a buffer")?;

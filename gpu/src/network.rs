@@ -1,7 +1,7 @@
 //! A graph on a device: weights uploaded, tensors planned, commands recorded for a number of images.
 
 use crate::device::Context;
-use crate::dispatch::{self, Operand, Step, Tiling};
+use crate::dispatch::{self, Kernels, Operand, Step, Tiling};
 use crate::encode::{Encoded, encode};
 use crate::error::GpuError;
 use crate::fit::{Fit, LEAST_STAGING, Needs, STAGING, Sizes, fit, halves};
@@ -26,6 +26,8 @@ use vulkano::buffer::Subbuffer;
 pub struct Options {
     /// How the kernels of convolutions and linear layers are stored.
     pub precision: Precision,
+    /// Which kernels run.
+    pub kernels: Kernels,
     /// The most images of one submission; larger batches take several.
     pub max_images: usize,
     /// The most bytes of device memory for weights, tensors and staging buffers; what the device has left if absent. Weights that
@@ -40,7 +42,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { precision: Precision::F32, max_images: 8, vram: None, submit_flops: None, force_staging: false }
+        Self {
+            precision: Precision::F32,
+            kernels: Kernels::Auto,
+            max_images: 8,
+            vram: None,
+            submit_flops: None,
+            force_staging: false,
+        }
     }
 }
 
@@ -140,6 +149,10 @@ fn plan_memory(context: &Context, graph: &Graph<'_>, options: &Options) -> Resul
     let available = context.available();
     let largest = slots.iter().map(|s| s.bytes).max().unwrap_or(0).max(1);
     let most_images = (info.max_binding / largest).min((available / 4).min(most(context)) / arena.max(1));
+    // What is read through a texel buffer for one image is so for all.
+    let texels = Tiling::new(info, options.kernels, options.precision).texels;
+    let views = slots.iter().filter_map(|s| texels.checked_div(s.bytes / 16)).filter(|&images| images > 0);
+    let most_images = views.fold(most_images, u64::min);
     let most_images = usize::try_from(most_images).unwrap_or(usize::MAX);
     let fit = fit(&Sizes {
         weights: &sizes,
@@ -248,7 +261,7 @@ impl<'w> Network<'w> {
     /// The kernels that a node runs, in order, each with its specialization constants.
     pub fn kernels(&self, node: usize) -> impl Iterator<Item = String> {
         let variants = self.steps.get(node).into_iter().flatten().map(|step| &step.variant);
-        variants.map(|variant| format!("{}{:?}", variant.kernel, variant.constants))
+        variants.map(|variant| format!("{}{}{:?}", variant.kernel, variant.reads.suffix(), variant.constants))
     }
 
     /// Bytes of the arena for one image, as planned.
@@ -464,7 +477,7 @@ impl<'w> Network<'w> {
 
 /// The kernels of every node; a graph that no builder made is refused.
 fn steps(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Vec<Vec<Step>>, GpuError> {
-    let tiling = Tiling::new(context.info(), options.precision);
+    let tiling = Tiling::new(context.info(), options.kernels, options.precision);
     let steps: Result<Vec<_>, _> = (0..graph.nodes.len()).map(|i| dispatch::steps(graph, i, tiling)).collect();
     let there = usize::from(graph.output.0) < graph.tensors.len();
     if there { steps } else { steps.and(Err(GpuError::Node(graph.nodes.len()))) }

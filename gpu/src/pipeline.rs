@@ -6,7 +6,7 @@ use crate::error::{Doing, GpuError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use unfog_shaders::{Constant, Kernel};
+use unfog_shaders::{Access, Constant, Kernel, Reads};
 use vulkano::descriptor_set::layout::{
     DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
 };
@@ -17,17 +17,18 @@ use vulkano::pipeline::layout::{PipelineLayout, PipelineLayoutCreateInfo, PushCo
 use vulkano::pipeline::{ComputePipeline, PipelineShaderStageCreateInfo};
 use vulkano::shader::{ShaderModule, ShaderStages, SpecializationConstant};
 
-/// A kernel with the values of its specialization constants, in their order.
+/// A kernel's module with the values of its specialization constants, in their order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
     pub(crate) kernel: &'static str,
+    pub(crate) reads: Reads,
     pub(crate) constants: Vec<u32>,
 }
 
 /// Every pipeline that was created on a device.
 pub(crate) struct Pipelines {
     device: Arc<Device>,
-    modules: HashMap<&'static str, Arc<ShaderModule>>,
+    modules: HashMap<(&'static str, Reads), Arc<ShaderModule>>,
     made: HashMap<Variant, Arc<ComputePipeline>>,
     cache: Arc<PipelineCache>,
     file: Option<PathBuf>,
@@ -59,7 +60,7 @@ impl Pipelines {
             return Ok(pipeline.clone());
         }
         let kernel = Kernel::named(variant.kernel).ok_or(GpuError::Bug("a kernel that is not in the table"))?;
-        let module = self.module(kernel)?;
+        let module = self.module(kernel, variant.reads)?;
         let values = kernel.constants.iter().zip(&variant.constants).zip(0..).map(|((constant, &value), id)| {
             let value = match constant {
                 Constant::Bool(_) => SpecializationConstant::Bool(value != 0),
@@ -70,19 +71,19 @@ impl Pipelines {
         let module = module.specialize(values.collect()).doing("specialize a shader")?;
         let entry_point = module.entry_point("main").ok_or(GpuError::Bug("a shader without main"))?;
         let stage = PipelineShaderStageCreateInfo::new(entry_point);
-        let create = ComputePipelineCreateInfo::stage_layout(stage, layout(&self.device, kernel)?);
+        let create = ComputePipelineCreateInfo::stage_layout(stage, layout(&self.device, kernel, variant.reads)?);
         let pipeline = ComputePipeline::new(self.device.clone(), Some(self.cache.clone()), create);
         let pipeline = pipeline.doing("create a pipeline")?;
         self.made.insert(variant.clone(), pipeline.clone());
         Ok(pipeline)
     }
 
-    fn module(&mut self, kernel: &Kernel) -> Result<Arc<ShaderModule>, GpuError> {
-        if let Some(module) = self.modules.get(kernel.name) {
+    fn module(&mut self, kernel: &Kernel, reads: Reads) -> Result<Arc<ShaderModule>, GpuError> {
+        if let Some(module) = self.modules.get(&(kernel.name, reads)) {
             return Ok(module.clone());
         }
-        let module = create_module(&self.device, kernel)?;
-        self.modules.insert(kernel.name, module.clone());
+        let module = create_module(&self.device, kernel, reads)?;
+        self.modules.insert((kernel.name, reads), module.clone());
         Ok(module)
     }
 
@@ -99,23 +100,26 @@ impl Pipelines {
 }
 
 #[cfg(not(feature = "compile"))]
-fn create_module(device: &Arc<Device>, kernel: &Kernel) -> Result<Arc<ShaderModule>, GpuError> {
-    let create = vulkano::shader::ShaderModuleCreateInfo::new(kernel.words);
+fn create_module(device: &Arc<Device>, kernel: &Kernel, reads: Reads) -> Result<Arc<ShaderModule>, GpuError> {
+    let create = vulkano::shader::ShaderModuleCreateInfo::new(kernel.module(reads));
     // SAFETY: the module was compiled from this repository's GLSL, which the SPIR-V check holds it to.
     unsafe { ShaderModule::new(device.clone(), create) }.doing("load a shader")
 }
 
 #[cfg(feature = "compile")]
-fn create_module(device: &Arc<Device>, kernel: &Kernel) -> Result<Arc<ShaderModule>, GpuError> {
-    (kernel.load)(device.clone()).doing("load a shader")
+fn create_module(device: &Arc<Device>, kernel: &Kernel, reads: Reads) -> Result<Arc<ShaderModule>, GpuError> {
+    (kernel.load[reads as usize])(device.clone()).doing("load a shader")
 }
 
-fn layout(device: &Arc<Device>, kernel: &Kernel) -> Result<Arc<PipelineLayout>, GpuError> {
-    let buffer = DescriptorSetLayoutBinding {
+fn layout(device: &Arc<Device>, kernel: &Kernel, reads: Reads) -> Result<Arc<PipelineLayout>, GpuError> {
+    let buffer = |access: Access| DescriptorSetLayoutBinding {
         stages: ShaderStages::COMPUTE,
-        ..DescriptorSetLayoutBinding::descriptor_type(DescriptorType::StorageBuffer)
+        ..DescriptorSetLayoutBinding::descriptor_type(match (reads, access) {
+            (Reads::Texel, Access::Read) => DescriptorType::UniformTexelBuffer,
+            _ => DescriptorType::StorageBuffer,
+        })
     };
-    let bindings: BTreeMap<u32, _> = (0..kernel.bindings.len() as u32).map(|i| (i, buffer.clone())).collect();
+    let bindings: BTreeMap<u32, _> = (0..).zip(kernel.bindings.iter().map(|b| buffer(b.access))).collect();
     let set = DescriptorSetLayoutCreateInfo { bindings, ..DescriptorSetLayoutCreateInfo::default() };
     let set = DescriptorSetLayout::new(device.clone(), set).doing("describe a shader's buffers")?;
     let range = PushConstantRange { stages: ShaderStages::COMPUTE, offset: 0, size: kernel.push_bytes as u32 };

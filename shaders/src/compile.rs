@@ -11,7 +11,12 @@ pub type Load = fn(Arc<Device>) -> Result<Arc<ShaderModule>, Validated<VulkanErr
 macro_rules! modules {
     ($($name:ident $path:literal;)*) => {$(
         pub(crate) mod $name {
-            vulkano_shaders::shader! { ty: "compute", path: $path, include: ["include"] }
+            pub(crate) mod storage {
+                vulkano_shaders::shader! { ty: "compute", path: $path, include: ["include"] }
+            }
+            pub(crate) mod texel {
+                vulkano_shaders::shader! { ty: "compute", path: $path, include: ["include"], define: [("TEXEL", "")] }
+            }
         }
     )*};
 }

@@ -1,8 +1,8 @@
 //! The table of kernels: one entry a shader.
 
-use crate::Access::{Read, Update, Write};
+use crate::Access::{Read, Write};
 use crate::Constant::{Bool, LocalX, LocalY, Uint};
-use crate::{Binding, Constant, Field, push};
+use crate::{Binding, Constant, Field, Reads, push};
 
 /// A compute shader and what a host must know to run it.
 #[derive(Clone, Copy, Debug)]
@@ -11,9 +11,9 @@ pub struct Kernel {
     pub name: &'static str,
     /// The op that it runs, or is a stage of.
     pub op: &'static str,
-    /// Its committed SPIR-V.
-    pub words: &'static [u32],
-    /// Its storage buffers, all in descriptor set 0.
+    /// Its committed SPIR-V, for each [`Reads`].
+    pub words: [&'static [u32]; 2],
+    /// Its buffers, all in descriptor set 0.
     pub bindings: &'static [Binding],
     /// Its specialization constants.
     pub constants: &'static [Constant],
@@ -21,9 +21,9 @@ pub struct Kernel {
     pub push: &'static [Field],
     /// Bytes of its push constants.
     pub push_bytes: usize,
-    /// Its module as vulkano-shaders compiled it.
+    /// Its modules as vulkano-shaders compiled them.
     #[cfg(feature = "compile")]
-    pub load: crate::compile::Load,
+    pub load: [crate::compile::Load; 2],
 }
 
 /// SPIR-V is a stream of little-endian words here, whatever the host is.
@@ -37,23 +37,27 @@ const fn words<const N: usize>(bytes: &[u8]) -> [u32; N] {
     words
 }
 
+macro_rules! module {
+    ($name:ident, $suffix:literal) => {{
+        const BYTES: &[u8] = include_bytes!(concat!("../spirv/", stringify!($name), $suffix, ".spv"));
+        const WORDS: &[u32] = &words::<{ BYTES.len() / 4 }>(BYTES);
+        WORDS
+    }};
+}
+
 macro_rules! kernels {
     ($($name:ident of $op:ident ($push:ident): [$($binding:ident $access:ident),*], [$($constant:expr),*];)*) => {
         /// Every kernel.
         pub const KERNELS: &[Kernel] = &[$(Kernel {
             name: stringify!($name),
             op: stringify!($op),
-            words: {
-                const BYTES: &[u8] = include_bytes!(concat!("../spirv/", stringify!($name), ".spv"));
-                const WORDS: &[u32] = &words::<{ BYTES.len() / 4 }>(BYTES);
-                WORDS
-            },
+            words: [module!($name, ""), module!($name, ".texel")],
             bindings: &[$(Binding { name: stringify!($binding), access: $access }),*],
             constants: &[$($constant),*],
             push: push::$push::FIELDS,
             push_bytes: size_of::<push::$push>(),
             #[cfg(feature = "compile")]
-            load: crate::compile::$name::load,
+            load: [crate::compile::$name::storage::load, crate::compile::$name::texel::load],
         },)*];
     };
 }
@@ -61,22 +65,27 @@ macro_rules! kernels {
 kernels! {
     affine of affine (Affine): [X Read, Divisor Read, Out Write], [LocalX];
     attention of attention (Attention): [Q Read, K Read, V Read, Out Write],
-        [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE")];
+        [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE"), Uint("QUERIES")];
     avg_pool of avg_pool (AvgPool): [X Read, Out Write], [LocalX];
     concat of concat (Concat): [A Read, B Read, Out Write], [LocalX];
     conv2d of conv2d (Conv2d): [X Read, Weight Read, Bias Read, Channel Read, Residual Read, Out Write],
-        [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Bool("HALF")];
+        [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Bool("HALF"), Uint("UPSAMPLE")];
     embedding of embedding (Embedding): [Index Read, Table Read, Out Write], [LocalX];
     gate of gate (Gate): [X Read, Out Write], [LocalX];
     group_norm_partial of group_norm (GroupNormPartial): [X Read, Scratch Write], [LocalX];
     group_norm_stats of group_norm (GroupNormStats):
-        [Gamma Read, Beta Read, ScaleShift Read, Scratch Update], [LocalX];
+        [Gamma Read, Beta Read, ScaleShift Read, Scratch Read, Stats Write], [LocalX];
     group_norm of group_norm (GroupNorm): [X Read, Scratch Read, Out Write], [LocalX];
     layer_norm of layer_norm (LayerNorm): [X Read, Gamma Read, Beta Read, Out Write], [LocalX];
     upsample of upsample (Upsample): [X Read, Out Write], [LocalX];
 }
 
 impl Kernel {
+    /// Its committed SPIR-V.
+    pub fn module(&self, reads: Reads) -> &'static [u32] {
+        self.words[reads as usize]
+    }
+
     /// The kernel of that name.
     pub fn named(name: &str) -> Option<&'static Kernel> {
         KERNELS.iter().find(|k| k.name == name)

@@ -1,10 +1,11 @@
 //! The GLSL compute shaders of unfog, their SPIR-V, and the table of kernels.
 //!
-//! Each kernel is `<name>.comp` beside this folder, with its compiled module in `spirv/<name>.spv`. [`KERNELS`] lists them
-//! all, with what a host must know to run them; a test compares that with the modules, so that the two can't drift apart.
-//! With the feature `compile`, a kernel's `load` gives the module that vulkano-shaders compiled from the GLSL instead.
+//! Each kernel is `<name>.comp` beside this folder. It is compiled twice, for each way of reading ([`Reads`]): to
+//! `spirv/<name>.spv` and `spirv/<name>.texel.spv`. [`KERNELS`] lists them all, with what a host must know to run them; a test
+//! compares that with the modules, so that the two can't drift apart. With the feature `compile`, a kernel's `load` gives the
+//! modules that vulkano-shaders compiled from the GLSL instead.
 //!
-//! All kernels stay inside the portable floor: 256 invocations a group, no shared memory, 6 storage buffers, 80 bytes of
+//! All kernels stay inside the portable floor: 256 invocations a group, no shared memory, 6 buffers, 80 bytes of
 //! push constants, no optional feature, no assumption about subgroups, SPIR-V 1.0.
 // The macro that the feature `compile` uses expands to unsafe blocks.
 #![cfg_attr(not(feature = "compile"), forbid(unsafe_code))]
@@ -27,21 +28,42 @@ pub struct Field {
     pub offset: usize,
 }
 
-/// What a kernel does with a storage buffer.
+/// How a kernel's module reads what it only reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reads {
+    /// From storage buffers.
+    #[default]
+    Storage,
+    /// From uniform texel buffers of four 32-bit words a texel (`R32G32B32A32_UINT`).
+    Texel,
+}
+
+impl Reads {
+    /// Both.
+    pub const ALL: [Reads; 2] = [Reads::Storage, Reads::Texel];
+
+    /// What the names of the files of modules have before `.spv`.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Reads::Storage => "",
+            Reads::Texel => ".texel",
+        }
+    }
+}
+
+/// What a kernel does with a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reads it.
     Read,
-    /// Writes it.
+    /// Writes it: always a storage buffer.
     Write,
-    /// Reads and writes it.
-    Update,
 }
 
-/// A storage buffer of a kernel; its number is its place in the list.
+/// A buffer of a kernel; its number is its place in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// The block's name in GLSL.
+    /// The block's name in GLSL; that of a texel buffer is the same in snake case.
     pub name: &'static str,
     /// What the kernel does with it.
     pub access: Access,
@@ -64,7 +86,7 @@ pub enum Constant {
 /// and words; Fowler, Noll and Vo 1991.)
 pub fn table_version() -> u64 {
     let bytes = KERNELS.iter().flat_map(|kernel| {
-        let words = kernel.words.iter().flat_map(|word| word.to_le_bytes());
+        let words = kernel.words.into_iter().flatten().flat_map(|word| word.to_le_bytes());
         kernel.name.bytes().chain(words)
     });
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))

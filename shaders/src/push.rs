@@ -25,7 +25,7 @@ push! {
     Conv2d {
         in_h: u32, in_w: u32, in4: u32,
         out_w: u32, out_pixels: u32, out4: u32, out_c: u32,
-        kernel_h: u32, kernel_w: u32, stride: u32, pad_top: u32, pad_left: u32, upsample: u32,
+        kernel_h: u32, kernel_w: u32, stride: u32, pad_top: u32, pad_left: u32,
         x_image: u32, channel_image: u32, residual_image: u32, out_image: u32,
         has: u32, scale: f32, act: u32,
     }

@@ -1,7 +1,7 @@
 //! The table of kernels against the committed modules: what the host believes is what the SPIR-V says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use unfog_shaders::{Access, Constant, KERNELS, Kernel};
+use unfog_shaders::{Access, Constant, KERNELS, Kernel, Reads};
 
 /// What a module declares (SPIR-V 1.0; numbers from its specification).
 #[derive(Default)]
@@ -64,16 +64,20 @@ impl Module {
     }
 }
 
-fn each(check: impl Fn(&Kernel, &Module)) {
+fn each(check: impl Fn(&Kernel, Reads, &Module)) {
     assert!(!KERNELS.is_empty());
-    KERNELS.iter().for_each(|kernel| check(kernel, &read(kernel.words)));
+    for kernel in KERNELS {
+        Reads::ALL.into_iter().for_each(|reads| check(kernel, reads, &read(kernel.module(reads))));
+    }
 }
 
 #[test]
 fn modules_stay_inside_the_portable_floor() {
-    each(|kernel, module| {
+    each(|kernel, reads, module| {
         assert_eq!(module.version, 0x0001_0000, "{}: Vulkan 1.0 takes SPIR-V 1.0", kernel.name);
-        assert_eq!(module.capabilities, BTreeSet::from([1]), "{}: Shader, and no other capability", kernel.name);
+        // Shader, and SampledBuffer, which every device has.
+        let capabilities = if reads == Reads::Texel { BTreeSet::from([1, 46]) } else { BTreeSet::from([1]) };
+        assert_eq!(module.capabilities, capabilities, "{}: no other capability", kernel.name);
         assert_eq!(module.extensions, 0, "{}: no extension", kernel.name);
         assert_eq!(module.blocks(4).count(), 0, "{}: no shared memory", kernel.name);
         assert!(kernel.bindings.len() <= 8 && kernel.push_bytes <= 128, "{}", kernel.name);
@@ -82,7 +86,7 @@ fn modules_stay_inside_the_portable_floor() {
 
 #[test]
 fn push_constants_agree() {
-    each(|kernel, module| {
+    each(|kernel, _, module| {
         let (_, block) = module.blocks(9).next().expect(kernel.name);
         let members = module.member_names.range((block, 0)..(block + 1, 0));
         let there: Vec<(&str, usize)> = members
@@ -97,22 +101,31 @@ fn push_constants_agree() {
 
 #[test]
 fn bindings_agree() {
-    each(|kernel, module| {
+    each(|kernel, reads, module| {
         let mut numbers = BTreeSet::new();
-        for (variable, block) in module.blocks(2) {
+        let mut find = |variable: u32| {
             let number = module.decorations[&(variable, BINDING)];
             assert_eq!(module.decorations[&(variable, DESCRIPTOR_SET)], 0, "{}", kernel.name);
-            let binding = &kernel.bindings[number as usize];
+            assert!(numbers.insert(number), "{}: one view of a buffer", kernel.name);
+            kernel.bindings[number as usize]
+        };
+        for (variable, block) in module.blocks(2) {
+            let binding = find(variable);
             let has = |decoration| module.member_decorations.contains_key(&(block, 0, decoration));
             let access = match (has(NON_WRITABLE), has(NON_READABLE)) {
                 (true, false) => Access::Read,
                 (false, true) => Access::Write,
-                _ => Access::Update,
+                _ => panic!("{}: {} is read and written", kernel.name, binding.name),
             };
             assert_eq!(binding.access, access, "{}: {}", kernel.name, binding.name);
-            // A second view of the same buffer has a name that begins alike.
-            assert!(module.names[&block].starts_with(binding.name), "{}: {}", kernel.name, binding.name);
-            numbers.insert(number);
+            assert!(reads == Reads::Storage || access == Access::Write, "{}: {}", kernel.name, binding.name);
+            assert_eq!(module.names[&block], binding.name, "{}", kernel.name);
+        }
+        for (variable, _) in module.blocks(0) {
+            let binding = find(variable);
+            assert_eq!((reads, binding.access), (Reads::Texel, Access::Read), "{}: {}", kernel.name, binding.name);
+            let name = module.names[&variable].replace('_', "");
+            assert_eq!(name, binding.name.to_lowercase(), "{}", kernel.name);
         }
         assert_eq!(numbers.len(), kernel.bindings.len(), "{}", kernel.name);
     });
@@ -120,7 +133,7 @@ fn bindings_agree() {
 
 #[test]
 fn specialization_constants_agree() {
-    each(|kernel, module| {
+    each(|kernel, _, module| {
         let decorations = module.decorations.iter().filter(|((_, decoration), _)| *decoration == SPEC_ID);
         let there: BTreeMap<u32, &str> =
             decorations.map(|((id, _), &number)| (number, module.names.get(id).map_or("", String::as_str))).collect();
@@ -145,5 +158,6 @@ fn every_shader_is_in_the_table_and_compiled() {
     };
     let table: BTreeSet<String> = KERNELS.iter().map(|k| k.name.to_owned()).collect();
     assert_eq!(names(".", "comp"), table);
-    assert_eq!(names("spirv", "spv"), table);
+    let modules = |name: &String| Reads::ALL.map(|reads| format!("{name}{}", reads.suffix()));
+    assert_eq!(names("spirv", "spv"), table.iter().flat_map(modules).collect());
 }

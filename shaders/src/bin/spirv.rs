@@ -1,9 +1,10 @@
 //! `unfog-spirv`: compiles every shader and compares the result, word for word, with the committed module; with
 //! `--write`, writes it instead.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
-use unfog_shaders::KERNELS;
 use unfog_shaders::spirv::{compile, folder};
+use unfog_shaders::{KERNELS, Reads};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,31 +18,36 @@ fn main() -> ExitCode {
         }
     };
     let mut failed = false;
-    for kernel in KERNELS {
-        let result = if write { renew(kernel.name) } else { check(kernel.name) };
+    for (kernel, reads) in KERNELS.iter().flat_map(|kernel| Reads::ALL.map(|reads| (kernel, reads))) {
+        let result = if write { renew(kernel.name, reads) } else { check(kernel.name, reads) };
         if let Err(error) = result {
-            eprintln!("{}: {error}", kernel.name);
+            eprintln!("{}{}: {error}", kernel.name, reads.suffix());
             failed = true;
         }
     }
     if failed {
         return ExitCode::FAILURE;
     }
-    println!("{} modules {}", KERNELS.len(), if write { "written" } else { "equal their GLSL" });
+    println!("{} modules {}", KERNELS.len() * Reads::ALL.len(), if write { "written" } else { "equal their GLSL" });
     ExitCode::SUCCESS
 }
 
-fn fresh(name: &str) -> Result<Vec<u8>, String> {
-    Ok(compile(&folder(), name)?.into_iter().flat_map(u32::to_le_bytes).collect())
+fn fresh(name: &str, reads: Reads) -> Result<Vec<u8>, String> {
+    Ok(compile(&folder(), name, reads)?.into_iter().flat_map(u32::to_le_bytes).collect())
 }
 
-fn renew(name: &str) -> Result<(), String> {
-    let path = folder().join("spirv").join(format!("{name}.spv"));
-    std::fs::write(&path, fresh(name)?).map_err(|e| format!("{}: {e}", path.display()))
+fn module(name: &str, reads: Reads) -> PathBuf {
+    folder().join("spirv").join(format!("{name}{}.spv", reads.suffix()))
 }
 
-fn check(name: &str) -> Result<(), String> {
-    let path = folder().join("spirv").join(format!("{name}.spv"));
+fn renew(name: &str, reads: Reads) -> Result<(), String> {
+    let path = module(name, reads);
+    std::fs::write(&path, fresh(name, reads)?).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn check(name: &str, reads: Reads) -> Result<(), String> {
+    let path = module(name, reads);
     let committed = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    if committed == fresh(name)? { Ok(()) } else { Err("the committed module is not that of the GLSL".to_owned()) }
+    let same = committed == fresh(name, reads)?;
+    if same { Ok(()) } else { Err("the committed module is not that of the GLSL".to_owned()) }
 }

@@ -7,7 +7,7 @@ mod session;
 use unfog::cpu::{ConvKernel, CpuOptions};
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
-use unfog_gpu::{Options, Precision};
+use unfog_gpu::{Kernels, Options, Precision};
 
 use crate::TestResult;
 use crate::net::Net;
@@ -41,18 +41,22 @@ impl Backend {
         Ok([Backend::Reference, Backend::Cpu(CpuOptions::default())].into_iter().chain(vulkan).collect())
     }
 
-    /// The further ways in which backends can be set up: each kernel of the CPU's convolutions; on Vulkan weights in half floats, and staging
-    /// copies where they aren't needed.
+    /// The further ways in which backends can be set up: each kernel of the CPU's convolutions; on Vulkan weights in half floats,
+    /// staging copies where they aren't needed, and kernels that suit other devices.
     ///
     /// # Errors
     /// Those of [`gpus`].
     pub fn variants() -> TestResult<Vec<Self>> {
         let half = Options { precision: Precision::F16, ..Options::default() };
         let staging = Options { force_staging: true, ..Options::default() };
-        let both = |gpu| [half, staging].map(|options| Backend::Vulkan { gpu, options });
+        // Whatever the device would choose for itself.
+        let families = [Kernels::Plain, Kernels::Texel].map(|kernels| Options { kernels, ..Options::default() });
+        let halves = families.map(|family| Options { precision: Precision::F16, ..family });
+        let all = [[half, staging], families, halves].concat();
+        let of = |gpu| all.clone().into_iter().map(move |options| Backend::Vulkan { gpu, options });
         let cpu = [ConvKernel::Direct, ConvKernel::Winograd2, ConvKernel::Winograd4];
         let cpu = cpu.map(|conv| Backend::Cpu(CpuOptions { conv: Some(conv), ..CpuOptions::default() }));
-        Ok(cpu.into_iter().chain(gpus()?.iter().flat_map(both)).collect())
+        Ok(cpu.into_iter().chain(gpus()?.iter().flat_map(of)).collect())
     }
 
     /// Its name, for messages.
@@ -66,7 +70,12 @@ impl Backend {
             Backend::Vulkan { gpu, options } => {
                 let f16 = if options.precision == Precision::F16 { ", f16" } else { "" };
                 let staging = if options.force_staging { ", staging" } else { "" };
-                format!("vulkan ({}{f16}{staging})", gpu.context.info().name)
+                let kernels = match options.kernels {
+                    Kernels::Auto => "",
+                    Kernels::Plain => ", plain",
+                    Kernels::Texel => ", texel",
+                };
+                format!("vulkan ({}{kernels}{f16}{staging})", gpu.context.info().name)
             }
         }
     }
