@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use unfog::backend::{Backend, Kind, Request};
 use unfog::model::Model;
 use unfog::pack::{Storage, pack};
+use unfog::sample::{Options, sample};
 use unfog::stop::Stop;
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
@@ -28,7 +29,7 @@ fn open(path: &Path) -> TestResult<Model> {
 
 #[test]
 fn the_published_networks_have_the_published_sizes() -> TestResult {
-    // Of stable-diffusion-v1-5, stable-diffusion-2-1 and stable-diffusion-xl-base-1.0: sums over their weight files' headers.
+    // The published numbers of parameters of the networks of stable-diffusion-v1-5, -2-1 and -xl-base-1.0.
     for (name, size, parameters) in
         [("sd15", 64, 859_520_964), ("sd21", 96, 865_910_724), ("sdxl", 128, 2_567_463_684_u64)]
     {
@@ -125,6 +126,18 @@ fn conditions_that_don_t_fit_are_refused() -> TestResult {
         }
     }
     Ok(())
+}
+
+#[test]
+fn sampling_waits_for_text_encoders() -> TestResult {
+    let options = Options { model: Some(small("sd1")), schedule: Some("linear".into()), ..Options::default() };
+    match sample(&options, &Stop::default(), &mut |_| ()) {
+        Ok(_) => Err("a picture without a prompt".into()),
+        Err(e) => {
+            assert!(e.report().contains("text encoders are not supported yet"), "{}", e.report());
+            Ok(())
+        }
+    }
 }
 
 #[test]
