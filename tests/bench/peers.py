@@ -68,6 +68,8 @@ def load(a):
 
 def wrapped(torch, net, n):
     """The network as a module of its image, and its embedding if it takes one; n is the number of images."""
+    on = lambda x, value: value.to(x.device) if x.is_cuda else value
+
     class Fixed(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -75,9 +77,10 @@ def wrapped(torch, net, n):
 
         def forward(self, x, *embedding):
             more = {'encoder_hidden_states': embedding[0]} if embedding else {}
+            # Made on the CPU, which pnnx takes for constants.
             if net.config.get('num_class_embeds'):
-                more['class_labels'] = torch.tensor([CLASS] * n, device=x.device)
-            return self.net(x, torch.tensor([TIME] * n, device=x.device), **more).sample
+                more['class_labels'] = on(x, torch.tensor([CLASS] * n))
+            return self.net(x, on(x, torch.tensor([TIME] * n)), **more).sample
     return Fixed().eval()
 
 
@@ -174,7 +177,9 @@ def ncnn_peer(a, inputs, timed):
         setattr(net.opt, option, False)
     if net.load_param(a.work + '/n.ncnn.param') != 0 or net.load_model(a.work + '/n.ncnn.bin') != 0:
         sys.exit('ncnn could not load the network')
-    mats = [[ncnn.Mat(v[i].copy()).clone() for v in inputs] for i in range(a.batch)]
+    # ncnn doesn't keep arrays alive.
+    images = [[v[i].copy() for v in inputs] for i in range(a.batch)]
+    mats = [[ncnn.Mat(v).clone() for v in image] for image in images]
 
     def evaluate():
         out = []
