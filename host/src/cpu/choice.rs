@@ -28,8 +28,29 @@ pub(super) fn conv(op: &Conv2d, out: Shape, forced: Option<ConvKernel>) -> ConvK
     if op.in_c < 16 || op.out_c < 8 {
         return ConvKernel::Direct;
     }
-    // Squares of 4 that reach beyond the image are computed all the same: small images of odd sizes are better off with squares of 2.
-    let covered = |side: u32| u64::from(out.h.next_multiple_of(side)) * u64::from(out.w.next_multiple_of(side));
-    let products = |side: u32, points: u64| covered(side) / u64::from(side * side) * points;
-    if products(4, 36) <= products(2, 16) { ConvKernel::Winograd4 } else { ConvKernel::Winograd2 }
+    // A square's products for one input and 16 outputs, and the transform of their weights, which takes about as long as so many. That
+    // speaks for squares of 2 where there are few; also, squares that reach beyond the image are computed all the same.
+    let squares = |side: u32| u64::from(out.h.div_ceil(side)) * u64::from(out.w.div_ceil(side));
+    let (of_four, of_two) = (36 * squares(4).max(2) + 140, 16 * squares(2).max(2) + 60);
+    if of_four <= of_two { ConvKernel::Winograd4 } else { ConvKernel::Winograd2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_what_it_says() {
+        let conv = |op: Conv2d, size: u32| super::conv(&op, Shape::new(size, size, op.out_c), None);
+        let wide = Conv2d::new(64, 64, 3, 1);
+        assert_eq!(
+            [4, 6, 8, 64].map(|size| conv(wide, size)),
+            [ConvKernel::Winograd2, ConvKernel::Winograd2, ConvKernel::Winograd4, ConvKernel::Winograd4]
+        );
+        let direct =
+            [Conv2d { stride: 2, ..wide }, Conv2d::linear(64, 64), Conv2d::new(3, 64, 3, 1), Conv2d::new(64, 3, 3, 1)];
+        assert_eq!(direct.map(|op| conv(op, 64)), [ConvKernel::Direct; 4]);
+        let forced = super::conv(&direct[0], Shape::new(8, 8, 64), Some(ConvKernel::Winograd4));
+        assert_eq!(forced, ConvKernel::Direct, "what can't be forced");
+    }
 }

@@ -15,6 +15,8 @@ const DEPTH: usize = 1024;
 const PANELS: usize = 4;
 /// Most values of the pixels that four panels are used on, one after the other: 96 KiB.
 const PIXELS: usize = 24_576;
+/// Most rows of a part: it lists where their pixels lie.
+const ROWS_AT_ONCE: usize = 4096;
 /// Where the offset of a pixel outside the image stands.
 const OUTSIDE: u32 = u32::MAX;
 
@@ -73,7 +75,7 @@ impl Kernels {
     /// A convolution by matrix products.
     pub(super) fn direct(&self, conv: &Conv<'_>, out: &mut [f32]) {
         let outputs = conv.kernel.outputs;
-        let grain = Grain::by_columns(self.threads(), out.len() / outputs, outputs, ROWS);
+        let grain = Grain::by_columns(self.threads(), out.len() / outputs, outputs, ROWS).at_most(ROWS_AT_ONCE);
         for_parts(out, outputs, grain, 1, |part| {
             self.with_scratch(scratch(conv.op), |scratch| {
                 tile::run(self.arch, Direct { arch: self.arch, conv, part, zeros: &self.zeros, scratch });

@@ -7,6 +7,8 @@ use super::tile::PANEL;
 
 /// Tasks a thread: enough that one which was held up leaves work to the others.
 const TASKS: usize = 3;
+/// Rows beside which it is nothing to widen weights twice.
+const MANY_ROWS: usize = 512;
 /// Rows that are cut into columns at a time, which bounds the list of their parts.
 const ROWS_AT_ONCE: usize = 1 << 12;
 
@@ -53,15 +55,16 @@ impl Grain {
         if threads == 1 {
             return Self { rows: rows.next_multiple_of(unit), columns: panels * PANEL };
         }
-        let groups = panels.min(threads * TASKS);
-        // Groups of equal size: 20 panels for 2 threads are 5 of 4.
-        let columns = panels.div_ceil(groups);
-        let groups = panels.div_ceil(columns);
-        let blocks = if groups >= threads && (groups.is_multiple_of(threads) || groups >= threads * TASKS) {
-            1
-        } else {
-            (threads * TASKS).div_ceil(groups)
-        };
+        // Of a few numbers of groups the one that leaves the threads with the most equal shares.
+        let columns = |groups: usize| panels.div_ceil(groups.min(panels));
+        let groups = |columns: usize| panels.div_ceil(columns);
+        // The largest share, in panels.
+        let share = |columns: usize| groups(columns).div_ceil(threads) * columns;
+        let columns =
+            (1..=TASKS).rev().map(|n| columns(n * threads)).min_by_key(|&columns| share(columns)).unwrap_or(1);
+        let even = share(columns) * threads * 8 <= panels * 9;
+        let many = groups(columns) >= 2 * threads || rows < MANY_ROWS;
+        let blocks = if even && many { 1 } else { (threads * TASKS).div_ceil(groups(columns)) };
         let rows = rows.div_ceil(unit).div_ceil(blocks).max(1) * unit;
         Self { rows, columns: columns * PANEL }
     }
@@ -106,5 +109,37 @@ pub(super) fn for_chunks<T: Send>(out: &mut [T], chunk: usize, task: impl Fn((us
         }
     } else {
         out.par_chunks_mut(chunk).enumerate().for_each(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_a_matrix_once() {
+        for (rows, width, threads, unit) in
+            [(1, 5, 2, 1), (7, 320, 2, 1), (130, 48, 3, 8), (4200, 33, 2, 6), (64, 1280, 16, 1)]
+        {
+            let mut out = vec![0.0; rows * width];
+            let grain = Grain::by_columns(threads, rows, width, unit);
+            for_parts(&mut out, width, grain, unit, |part| {
+                for (i, row) in part.rows.into_iter().enumerate() {
+                    for (j, value) in row.iter_mut().enumerate() {
+                        *value += ((part.row + i) * width + part.column + j + 1) as f32;
+                    }
+                }
+                assert!(part.row.is_multiple_of(unit) && part.column.is_multiple_of(PANEL));
+            });
+            assert!(out.iter().enumerate().all(|(i, &value)| value == (i + 1) as f32), "{rows} x {width}");
+        }
+    }
+
+    #[test]
+    fn shares_are_equal() {
+        let columns = |threads, width| Grain::by_columns(threads, 128, width, 1);
+        assert_eq!(columns(2, 320), Grain { rows: 128, columns: 80 });
+        assert_eq!(columns(2, 1280), Grain { rows: 128, columns: 320 });
+        assert_eq!(columns(1, 1280), Grain { rows: 128, columns: 1280 });
     }
 }

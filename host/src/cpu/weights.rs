@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use pulp::Arch;
 use unfog_core::nn::weights::WeightData;
 
@@ -86,7 +84,10 @@ impl Kernel<'_> {
         let range = from..from + out.len();
         match self.data {
             WeightData::F32(w) => out.copy_from_slice(&w[range]),
-            WeightData::F16(w) => w[range].reinterpret_cast::<f16>().convert_to_f32_slice(out),
+            WeightData::F16(w) => arch.dispatch(
+                #[inline(always)]
+                || out.iter_mut().zip(&w[range]).for_each(|(out, &w)| *out = widen_f16(w)),
+            ),
             WeightData::Bf16(w) => arch.dispatch(
                 #[inline(always)]
                 || out.iter_mut().zip(&w[range]).for_each(|(out, &w)| *out = f32::from_bits(u32::from(w) << 16)),
@@ -100,6 +101,20 @@ impl Kernel<'_> {
             }
         }
     }
+}
+
+/// [`unfog_core::nn::weights::f16_to_f32`] without branches, so that it vectorises.
+#[inline(always)]
+fn widen_f16(half: u16) -> f32 {
+    // The fraction and exponent in their places; the exponent is short of 112.
+    let bits = u32::from(half & 0x7fff) << 13;
+    let normal = bits + (112 << 23);
+    // Subnormals: with the least exponent of a normal one the fraction counts from 2^-14, which is taken off again.
+    let small = (f32::from_bits(bits + (113 << 23)) - f32::from_bits(113 << 23)).to_bits();
+    let magnitude = if bits < 1 << 23 { small } else { normal };
+    // Infinity and what is no number have all of the exponent's bits.
+    let magnitude = if bits >= 31 << 23 { magnitude | 0x7f80_0000 } else { magnitude };
+    f32::from_bits(magnitude | u32::from(half & 0x8000) << 16)
 }
 
 /// Turns the first `len` values of 16 strips into `len` rows of 16.
@@ -194,5 +209,56 @@ mod avx {
         let lower = |i: usize| avx._mm256_permute2f128_ps::<0x20>(quads[i], quads[i + 4]);
         let upper = |i: usize| avx._mm256_permute2f128_ps::<0x31>(quads[i], quads[i + 4]);
         [lower(0), lower(1), lower(2), lower(3), upper(0), upper(1), upper(2), upper(3)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unfog_core::nn::weights::f16_to_f32;
+
+    use super::*;
+
+    #[test]
+    fn every_half_float_is_widened_exactly() {
+        for half in 0..=u16::MAX {
+            assert_eq!(widen_f16(half).to_bits(), f16_to_f32(half).to_bits(), "{half:#06x}");
+        }
+    }
+
+    /// Panels of every type and order hold the values that `WeightData::at` has, also where outputs lack and strips end.
+    #[test]
+    fn panels_hold_the_weights() {
+        let (outputs, inputs, taps) = (21, 75, 9);
+        let len = outputs * inputs * taps;
+        let bits: Vec<u16> = (0..len).map(|i| (i as u32 * 2_654_435_761 >> 17) as u16 & 0x3fff).collect();
+        let wide: Vec<f32> = bits.iter().map(|&b| f16_to_f32(b)).collect();
+        let bytes: Vec<i8> = bits.iter().map(|&b| b as i8).collect();
+        let scales: Vec<f32> = (0..outputs).map(|i| 0.01 * (i + 1) as f32).collect();
+        let all = [
+            WeightData::F32(&wide),
+            WeightData::F16(&bits),
+            WeightData::Bf16(&bits),
+            WeightData::I8 { values: &bytes, scales: &scales },
+        ];
+        for (data, arch) in all.into_iter().flat_map(|data| [(data, Arch::new()), (data, Arch::Scalar)]) {
+            let kernel = Kernel { data, outputs, inputs, taps };
+            for (first, range) in [(0, 0..75), (16, 3..74), (16, 70..75)] {
+                for order in [Order::Taps, Order::Inputs] {
+                    let count = range.len();
+                    let (mut strips, mut panel) = (vec![f32::NAN; STRIPS], vec![f32::NAN; count * taps * PANEL]);
+                    kernel.panel(arch, first, range.clone(), order, &mut strips, &mut panel);
+                    for (i, value) in panel.iter().enumerate() {
+                        let (row, output) = (i / PANEL, first + i % PANEL);
+                        let (input, tap) = match order {
+                            Order::Taps => (row % count, row / count),
+                            Order::Inputs => (row / taps, row % taps),
+                        };
+                        let at = (output * inputs + range.start + input) * taps + tap;
+                        let want = if output < outputs { data.at(at) } else { 0.0 };
+                        assert_eq!(value.to_bits(), want.to_bits(), "{range:?}, row {row}, output {output}");
+                    }
+                }
+            }
+        }
     }
 }
