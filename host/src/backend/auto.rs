@@ -1,5 +1,7 @@
 //! The choice among backends: measured once on the model at hand, then remembered.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -10,12 +12,13 @@ use unfog_core::nn::weights::WeightData;
 use super::{Kind, Precision, Request, cache};
 use crate::bench::alone::{Bench, alone, trivial};
 use crate::cost::node_flops;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::memory;
 use crate::model::{Model, Network};
 use crate::stop::Stop;
 
 /// The choice takes no longer than this, compilation of kernels included: no further layer is measured once one that takes as
-/// long as the slowest before it would end later.
+/// long as the slowest before it would end later, and a GPU without an answer by then is not waited for.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Time for measuring a layer on a backend, after a run that doesn't count.
 const BUDGET: Duration = Duration::from_millis(20);
@@ -25,20 +28,46 @@ const MOST_FLOPS: u64 = 200_000_000;
 /// A GPU that is this many times slower than the CPU on the layers so far is given up.
 const HOPELESS: f64 = 1.5;
 
+/// Times that a GPU may give no answer before the CPU is taken without asking: its kernels may come from a cache the second time.
+const TRIES: u32 = 2;
+
 /// The backend that was chosen, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Chosen {
     /// The backend; not [`Kind::Auto`].
     pub kind: Kind,
     /// Why, for the user.
     pub why: String,
+    /// What of the measurement is still under way.
+    pub leftover: Leftover,
+}
+
+impl Chosen {
+    fn new(kind: Kind, why: String) -> Self {
+        Self { kind, why, leftover: Leftover::default() }
+    }
+}
+
+/// The end of a measurement that was not waited for: a driver that compiles can't be stopped, nor may the process end before it. Dropping
+/// it waits.
+#[derive(Debug, Default)]
+pub struct Leftover(Option<JoinHandle<()>>);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        // What it found out, or whether it panicked, is of no interest any more.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
 }
 
 /// What is remembered of a measurement.
 #[derive(Serialize, Deserialize)]
 struct Measured {
     cpu_seconds: f64,
-    vulkan_seconds: f64,
+    /// Nothing if there was no answer in time.
+    vulkan_seconds: Option<f64>,
+    /// How often it was measured.
+    tries: u32,
     /// What was evaluated.
     what: String,
     device: String,
@@ -46,11 +75,16 @@ struct Measured {
 
 impl Measured {
     fn choice(&self, when: &str) -> Chosen {
-        let kind = if self.vulkan_seconds < self.cpu_seconds { Kind::Vulkan } else { Kind::Cpu };
         let Self { what, device, .. } = self;
-        let (cpu, vulkan) = (self.cpu_seconds * 1e3, self.vulkan_seconds * 1e3);
-        let why = format!("{when}, {what}: {cpu:.1} ms on cpu, {vulkan:.1} ms on vulkan ({device})");
-        Chosen { kind, why }
+        let cpu = self.cpu_seconds * 1e3;
+        let Some(vulkan) = self.vulkan_seconds else {
+            let limit = LIMIT.as_secs();
+            let why = format!("{when}, {what}: {cpu:.1} ms on cpu, no answer in {limit} s from vulkan ({device})");
+            return Chosen::new(Kind::Cpu, why);
+        };
+        let kind = if vulkan < self.cpu_seconds { Kind::Vulkan } else { Kind::Cpu };
+        let vulkan = vulkan * 1e3;
+        Chosen::new(kind, format!("{when}, {what}: {cpu:.1} ms on cpu, {vulkan:.1} ms on vulkan ({device})"))
     }
 }
 
@@ -68,25 +102,28 @@ pub fn choose(
     let vulkan = request.chosen(Kind::Vulkan);
     let device = match vulkan_device(&vulkan) {
         Ok(device) if request.precision == Precision::F16 => {
-            return Ok(Chosen { kind: Kind::Vulkan, why: format!("f16 is for GPUs alone ({device})") });
+            return Ok(Chosen::new(Kind::Vulkan, format!("f16 is for GPUs alone ({device})")));
         }
         Ok(device) => device,
         Err(e) if request.precision == Precision::F16 || request.device.is_some() => return Err(e),
-        Err(e) => return Ok(Chosen { kind: Kind::Cpu, why: e.to_string() }),
+        Err(e) => return Ok(Chosen::new(Kind::Cpu, e.to_string())),
     };
     let network = comparable(model, h, w)?;
     let graph = network.graph();
     let key = key(request, &graph, &device);
-    if let Some(measured) = cache::load::<Measured>(&key) {
+    let earlier = cache::load::<Measured>(&key);
+    if let Some(measured) = earlier.as_ref().filter(|m| m.vulkan_seconds.is_some() || m.tries >= TRIES) {
         return Ok(measured.choice("measured earlier"));
     }
+    let tries = earlier.map_or(0, |measured| measured.tries) + 1;
     match compare(request, graph, weights, device, stop) {
-        Ok(measured) => {
+        Ok((measured, leftover)) => {
+            let measured = Measured { tries, ..measured };
             cache::keep(&key, &measured);
-            Ok(measured.choice("measured"))
+            Ok(Chosen { leftover, ..measured.choice("measured") })
         }
         Err(e) if stop.asked() => Err(e),
-        Err(e) => Ok(Chosen { kind: Kind::Cpu, why: format!("the comparison failed: {e}") }),
+        Err(e) => Ok(Chosen::new(Kind::Cpu, format!("the comparison failed: {e}"))),
     }
 }
 
@@ -112,18 +149,19 @@ fn layers(graph: &Graph<'_>) -> Vec<Layer> {
 #[derive(Debug, PartialEq)]
 struct Score {
     cpu: Duration,
-    vulkan: Duration,
+    /// Nothing if there was no answer in time.
+    vulkan: Option<Duration>,
     layers: usize,
 }
 
-/// Measures layer by layer until the time is up or the GPU is hopeless. `time` measures a layer on a backend, `clock` says how long
-/// the choice has taken so far.
+/// Measures layer by layer until the time is up or the GPU is hopeless. `time` measures a layer on a backend, unless the answer would
+/// come too late; `clock` says how long the choice has taken so far.
 fn contest(
     layers: &[Layer],
     clock: &dyn Fn() -> Duration,
-    time: &mut dyn FnMut(Kind, usize) -> Result<Duration>,
+    time: &mut dyn FnMut(Kind, usize) -> Result<Option<Duration>>,
 ) -> Result<Score> {
-    let mut score = Score { cpu: Duration::ZERO, vulkan: Duration::ZERO, layers: 0 };
+    let mut score = Score { cpu: Duration::ZERO, vulkan: None, layers: 0 };
     let mut slowest = Duration::ZERO;
     for &(index, count) in layers {
         let begun = clock();
@@ -131,15 +169,79 @@ fn contest(
             break;
         }
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        score.cpu += time(Kind::Cpu, index)?.saturating_mul(count);
-        score.vulkan += time(Kind::Vulkan, index)?.saturating_mul(count);
+        let cpu = time(Kind::Cpu, index)?.unwrap_or(Duration::MAX).saturating_mul(count);
+        let answer = time(Kind::Vulkan, index)?;
+        if answer.is_none() && score.layers > 0 {
+            break;
+        }
+        score.cpu = score.cpu.saturating_add(cpu);
         score.layers += 1;
+        let Some(vulkan) = answer else { break };
+        let vulkan = vulkan.saturating_mul(count).saturating_add(score.vulkan.unwrap_or_default());
+        score.vulkan = Some(vulkan);
         slowest = slowest.max(clock() - begun);
-        if score.vulkan > score.cpu.mul_f64(HOPELESS) {
+        if vulkan > score.cpu.mul_f64(HOPELESS) {
             break;
         }
     }
     Ok(score)
+}
+
+/// A layer as a network of its own, with its weights.
+type Job = (Network, Vec<Vec<f32>>);
+
+/// A GPU that is measured on a thread of its own, so that nobody has to wait for it.
+struct Aside {
+    jobs: Sender<Job>,
+    answers: Receiver<Result<Duration>>,
+    thread: JoinHandle<()>,
+    stop: Stop,
+}
+
+impl Aside {
+    fn start(request: Request) -> Self {
+        let (jobs, todo) = channel::<Job>();
+        let (answer, answers) = channel();
+        let stop = Stop::default();
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let measure = || {
+                let gpu = Bench::open(&request)?;
+                // What any submission costs, which an evaluation pays once and not for every layer.
+                let idle = gpu.time(&trivial()?, &[], BUDGET, &stopped)?;
+                for (layer, weights) in &todo {
+                    let weights: Vec<WeightData<'_>> = weights.iter().map(|w| WeightData::F32(w)).collect();
+                    let time = gpu.time(&layer, &weights, BUDGET, &stopped)?.saturating_sub(idle);
+                    if answer.send(Ok(time)).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            if let Err(e) = measure() {
+                // Nobody may be listening any more.
+                let _ = answer.send(Err(e));
+            }
+        });
+        Self { jobs, answers, thread, stop }
+    }
+
+    /// The time of a layer, unless it takes longer than `limit` to find out.
+    fn time(&self, job: Job, limit: Duration) -> Result<Option<Duration>> {
+        let gone = || Error::failure("the GPU could not be measured");
+        // A thread that has ended left its error.
+        let _ = self.jobs.send(job);
+        match self.answers.recv_timeout(limit) {
+            Ok(answer) => answer.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+        }
+    }
+
+    fn end(self) -> Leftover {
+        self.stop.ask();
+        Leftover(Some(self.thread))
+    }
 }
 
 /// Measures the layers with the most operations on both backends.
@@ -149,27 +251,28 @@ fn compare(
     weights: &[WeightData<'_>],
     device: String,
     stop: &Stop,
-) -> Result<Measured> {
+) -> Result<(Measured, Leftover)> {
     let start = Instant::now();
-    let [cpu, vulkan] = [Kind::Cpu, Kind::Vulkan].map(|kind| Bench::open(&request.chosen(kind)));
-    let (cpu, vulkan) = (cpu?, vulkan?);
-    // What any submission costs, which an evaluation pays once and not for every layer.
-    let idle = vulkan.time(&trivial()?, &[], BUDGET, stop)?;
+    let vulkan = Aside::start(request.chosen(Kind::Vulkan));
+    let cpu = Bench::open(&request.chosen(Kind::Cpu))?;
     let mut time = |kind: Kind, index: usize| {
         let ids = graph.nodes[index].weights.iter().flatten().map(|id| usize::from(id.0));
         let data: Vec<WeightData<'_>> = ids.filter_map(|id| weights.get(id).copied()).collect();
         let layer = alone(&graph, index)?;
-        match kind {
-            Kind::Vulkan => Ok(vulkan.time(&layer, &data, BUDGET, stop)?.saturating_sub(idle)),
-            _ => cpu.time(&layer, &data, BUDGET, stop),
+        if kind == Kind::Vulkan {
+            let copies = data.iter().map(|w| memory::collect((0..w.len()).map(|i| w.at(i)))).collect::<Result<_>>()?;
+            return vulkan.time((layer, copies), LIMIT.saturating_sub(start.elapsed()));
         }
+        cpu.time(&layer, &data, BUDGET, stop).map(Some)
     };
     let all = layers(&graph);
-    let score = contest(&all, &|| start.elapsed(), &mut time)?;
+    let score = contest(&all, &|| start.elapsed(), &mut time);
+    let leftover = vulkan.end();
+    let score = score?;
     let size = graph.sample_shape().unwrap_or_default();
     let what = format!("{} of {} layers for {}x{}", score.layers, all.len(), size.w, size.h);
-    let vulkan_seconds = (score.vulkan + idle).as_secs_f64();
-    Ok(Measured { cpu_seconds: score.cpu.as_secs_f64(), vulkan_seconds, what, device })
+    let (cpu_seconds, vulkan_seconds) = (score.cpu.as_secs_f64(), score.vulkan.map(|time| time.as_secs_f64()));
+    Ok((Measured { cpu_seconds, vulkan_seconds, tries: 0, what, device }, leftover))
 }
 
 /// The network for the largest pictures, of this size or halved as often as it takes, whose layers are measured quickly.
@@ -233,8 +336,10 @@ mod tests {
         let mut time = |kind, _| {
             let (before, one) = if kind == Kind::Vulkan { (compile, vulkan) } else { (Duration::ZERO, cpu) };
             // One run that doesn't count, and then as many as the budget allows, one at least.
-            now.set(now.get() + before + one + one.max(BUDGET));
-            Ok(one)
+            let end = now.get() + before + one + one.max(BUDGET);
+            let late = kind == Kind::Vulkan && end > LIMIT;
+            now.set(if late { LIMIT.max(now.get()) } else { end });
+            Ok((!late).then_some(one))
         };
         let layers: Vec<Layer> = (0..40).map(|index| (index, 3)).collect();
         let score = contest(&layers, &|| now.get(), &mut time).unwrap();
@@ -244,11 +349,14 @@ mod tests {
     #[test]
     fn the_choice_is_over_in_time() {
         let ms = Duration::from_millis;
-        for compile in [0, 5, 20, 100, 400, 700, 1000, 1500] {
+        for compile in [0, 5, 20, 100, 400, 700, 1000, 1500, 1900, 5000] {
             for (cpu, vulkan) in [(1, 1), (1, 100), (30, 20), (100, 1), (100, 100)] {
                 let (score, took) = told(ms(compile), ms(cpu), ms(vulkan));
                 assert!(took <= LIMIT && score.layers > 0, "{compile} {cpu} {vulkan}: {took:?}");
-                assert_eq!(score.vulkan < score.cpu, vulkan < cpu);
+                match score.vulkan {
+                    Some(time) => assert_eq!(time < score.cpu, vulkan < cpu),
+                    None => assert!(compile > 1000, "{compile} {cpu} {vulkan}"),
+                }
             }
         }
         // A hopeless GPU is given up after one layer, a good one is measured as long as there is time.
@@ -258,9 +366,16 @@ mod tests {
 
     #[test]
     fn the_faster_is_chosen_and_the_reason_has_both_times() {
-        let (what, device) = ("one evaluation".to_string(), "card".to_string());
-        let chosen = Measured { cpu_seconds: 0.002, vulkan_seconds: 0.001, what, device }.choice("measured");
+        let measured = |vulkan_seconds| {
+            let (what, device) = ("one layer".to_string(), "card".to_string());
+            Measured { cpu_seconds: 0.002, vulkan_seconds, tries: 1, what, device }.choice("measured")
+        };
+        let chosen = measured(Some(0.001));
         assert_eq!(chosen.kind, Kind::Vulkan);
-        assert_eq!(chosen.why, "measured, one evaluation: 2.0 ms on cpu, 1.0 ms on vulkan (card)");
+        assert_eq!(chosen.why, "measured, one layer: 2.0 ms on cpu, 1.0 ms on vulkan (card)");
+        assert_eq!(measured(Some(0.003)).kind, Kind::Cpu);
+        let chosen = measured(None);
+        assert_eq!(chosen.kind, Kind::Cpu);
+        assert_eq!(chosen.why, "measured, one layer: 2.0 ms on cpu, no answer in 2 s from vulkan (card)");
     }
 }

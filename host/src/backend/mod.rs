@@ -14,7 +14,7 @@ use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::Target;
 use unfog_core::nn::weights::WeightData;
 
-pub use auto::{Chosen, choose};
+pub use auto::{Chosen, Leftover, choose};
 
 use crate::cpu::{CpuDenoiser, CpuError, CpuOptions};
 use crate::error::{Error, Result};

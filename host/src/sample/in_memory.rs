@@ -38,7 +38,7 @@ pub fn sample_in_memory(
     let weights = model.weights(&network)?;
     stop.check()?;
     let data = weights.data();
-    let request = settle(options, model, (setup.height, setup.width), &data, stop, report)?;
+    let (request, _leftover) = settle(options, model, (setup.height, setup.width), &data, stop, report)?;
     let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let mut steps = |done, total| report(Event::Steps(done, total));
     generate(&setup, model, &mut backend, &source, stop, &mut steps, sink)

@@ -25,7 +25,7 @@ pub use setup::Setup;
 
 use unfog_core::nn::weights::WeightData;
 
-use crate::backend::{Description, Kind, Request, choose};
+use crate::backend::{Description, Kind, Leftover, Request, choose};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::recipe::Recipe;
@@ -80,7 +80,7 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let fingerprint = weights.fingerprint();
     stop.check()?;
     let data = weights.data();
-    let request = settle(options, &model, (height, width), &data, stop, report)?;
+    let (request, _leftover) = settle(options, &model, (height, width), &data, stop, report)?;
     let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let (start_up, start) = (start.elapsed(), Instant::now());
 
@@ -97,7 +97,7 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     Ok(Outcome { files, recipe, classes, start_up, sampling })
 }
 
-/// The backend to open: what `auto` chooses, or what was asked for.
+/// The backend to open: what `auto` chooses, or what was asked for. What the choice leaves is to be kept until the run is over.
 fn settle(
     options: &Options,
     model: &Model,
@@ -105,13 +105,13 @@ fn settle(
     data: &[WeightData<'_>],
     stop: &Stop,
     report: &mut dyn FnMut(Event),
-) -> Result<Request> {
+) -> Result<(Request, Leftover)> {
     if options.backend.kind != Kind::Auto {
-        return Ok(options.backend.clone());
+        return Ok((options.backend.clone(), Leftover::default()));
     }
     let chosen = choose(&options.backend, model, size, data, stop)?;
     report(Event::Chosen(chosen.kind, chosen.why));
-    Ok(options.backend.chosen(chosen.kind))
+    Ok((options.backend.chosen(chosen.kind), chosen.leftover))
 }
 
 fn source(options: &Options, setup: &Setup) -> Result<Source> {
