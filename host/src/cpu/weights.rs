@@ -230,7 +230,7 @@ mod tests {
     fn panels_hold_the_weights() {
         let (outputs, inputs, taps) = (21, 75, 9);
         let len = outputs * inputs * taps;
-        let bits: Vec<u16> = (0..len).map(|i| (i as u32 * 2_654_435_761 >> 17) as u16 & 0x3fff).collect();
+        let bits: Vec<u16> = (0..len).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 17) as u16 & 0x3fff).collect();
         let wide: Vec<f32> = bits.iter().map(|&b| f16_to_f32(b)).collect();
         let bytes: Vec<i8> = bits.iter().map(|&b| b as i8).collect();
         let scales: Vec<f32> = (0..outputs).map(|i| 0.01 * (i + 1) as f32).collect();
