@@ -45,8 +45,6 @@ pub(super) fn run<T: Task>(arch: Arch, task: T) -> T::Output {
     arch.dispatch(Dispatched(task))
 }
 
-/// Products that are added in one turn of the loop.
-const STEPS: usize = 4;
 /// Pieces of rows that are read one after the other, at most.
 pub(super) const PIECES: usize = 9;
 
@@ -91,38 +89,17 @@ impl<const N: usize> Task for Add<'_, N> {
             }
             let (now, later) = columns.split_at(count * NV);
             columns = later;
-            let mut fours = now.chunks_exact(STEPS * NV);
-            let mut done = 0;
-            for columns in &mut fours {
-                for step in 0..STEPS {
-                    multiply::<S, NV, N>(simd, &cut, done + step, &columns[step * NV..(step + 1) * NV], &mut sums);
+            for (i, columns) in now.chunks_exact(NV).take(count).enumerate() {
+                for (sums, row) in sums.iter_mut().zip(&cut) {
+                    let factor = simd.splat_f32s(row[i]);
+                    for (sum, &column) in sums.iter_mut().zip(columns) {
+                        *sum = simd.mul_add_e_f32s(factor, column, *sum);
+                    }
                 }
-                done += STEPS;
-            }
-            for columns in fours.remainder().chunks_exact(NV) {
-                multiply::<S, NV, N>(simd, &cut, done, columns, &mut sums);
-                done += 1;
             }
         }
         for (sums, place) in sums.iter().zip(places.chunks_exact_mut(PANEL)) {
             store::<S, NV>(place, sums);
-        }
-    }
-}
-
-/// Adds column `i` of the rows times a row of the panel.
-#[inline(always)]
-fn multiply<S: Simd, const NV: usize, const N: usize>(
-    simd: S,
-    rows: &[&[f32]; N],
-    i: usize,
-    columns: &[S::f32s],
-    sums: &mut [[S::f32s; NV]; N],
-) {
-    for (sums, row) in sums.iter_mut().zip(rows) {
-        let factor = simd.splat_f32s(row[i]);
-        for (sum, &column) in sums.iter_mut().zip(columns) {
-            *sum = simd.mul_add_e_f32s(factor, column, *sum);
         }
     }
 }
