@@ -117,6 +117,7 @@ impl Encoder<'_> {
             let bytes = (self.bytes)(span)?;
             writes.push(match (dispatch.variant.reads, access) {
                 (Reads::Texel, Access::Read) => {
+                    self.context.faults.check(Call::Take).doing("view a buffer")?;
                     let create =
                         BufferViewCreateInfo { format: Format::R32G32B32A32_UINT, ..BufferViewCreateInfo::default() };
                     WriteDescriptorSet::buffer_view(i, BufferView::new(bytes, create).doing("view a buffer")?)
