@@ -41,6 +41,9 @@ pub(super) fn workspace(graph: &Graph<'_>, node: &Node, images: usize, forced: O
     }
 }
 
+/// What makes an image's output from its input, by their place in the batch.
+type OneImage<'a> = dyn Fn(&[f32], &mut [f32], usize) + 'a;
+
 /// What a node is run with.
 pub(super) struct Network<'a, 'g> {
     pub(super) graph: &'a Graph<'g>,
@@ -74,7 +77,7 @@ impl Network<'_, '_> {
         let (Some(x), Some(xs)) = (inputs[0], node.inputs[0].map(|id| graph.shape(id))) else { return };
         let os = graph.shape(node.output);
         let (len, out_len) = (x.len() / images, out.len() / images);
-        let each = |out: &mut [f32], run: &dyn Fn(&[f32], &mut [f32], usize)| {
+        let each = |out: &mut [f32], run: &OneImage<'_>| {
             for (i, (x, out)) in x.chunks_exact(len).zip(out.chunks_exact_mut(out_len)).enumerate() {
                 run(x, out, i);
             }

@@ -336,8 +336,9 @@ fn transform_weights<S: Simd, const NV: usize, const I: usize, const O: usize, F
                     [kernel[3 * y * NV + v], kernel[(3 * y + 1) * NV + v], kernel[(3 * y + 2) * NV + v]],
                 );
             }
-            for x in 0..I {
-                let column = F::kernel(simd, [half[0][x], half[1][x], half[2][x]]);
+            let [top, middle, bottom] = half;
+            for (x, ((a, b), c)) in top.into_iter().zip(middle).zip(bottom).enumerate() {
+                let column = F::kernel(simd, [a, b, c]);
                 for (y, value) in column.into_iter().enumerate() {
                     let at = (y * I + x) * stride + input * PANEL + v * S::F32_LANES;
                     let (to, _) = S::as_mut_simd_f32s(&mut weights[at..at + S::F32_LANES]);
