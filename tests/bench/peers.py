@@ -215,7 +215,7 @@ def unfog(a, backend):
                 weight_bytes=m['weight_bytes'])
 
 
-# The session.
+# A whole run.
 
 def run(a, peer):
     try:

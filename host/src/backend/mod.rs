@@ -102,7 +102,12 @@ pub struct Request {
     pub threads: Option<usize>,
     /// The most bytes of a GPU's memory; what it has left if absent.
     pub vram: Option<u64>,
+    /// The most bytes for weights that the CPU backend prepares once; [`RAM`] if absent. Changes no bit.
+    pub ram: Option<u64>,
 }
+
+/// Bytes for prepared weights unless a request says otherwise: enough for small networks, of which it makes a larger share of the time.
+pub const RAM: u64 = 128 << 20;
 
 impl Request {
     /// Refuses options that contradict each other.
@@ -122,6 +127,7 @@ impl Request {
             Request { precision: Precision::F16, .. } if !gpu => contradicts("--precision f16"),
             Request { vram: Some(_), .. } if !gpu => contradicts("--vram"),
             Request { threads: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--threads"),
+            Request { ram: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--ram"),
             _ => Ok(()),
         }
     }
@@ -137,6 +143,7 @@ impl Request {
             precision: if gpu { self.precision } else { Precision::F32 },
             threads: self.threads.filter(|_| kind == Kind::Cpu),
             vram: self.vram.filter(|_| gpu),
+            ram: self.ram.filter(|_| kind == Kind::Cpu),
         }
     }
 }
@@ -210,12 +217,17 @@ pub fn needs(request: &Request, graph: &Graph<'_>) -> Result<Needs> {
         Kind::Auto => Err(not_a_backend()),
         // Both read the weights where they lie.
         Kind::Reference => host(0, Target::REFERENCE),
-        Kind::Cpu => host(0, Target::STORED),
+        Kind::Cpu => host(CpuDenoiser::prepared_bytes(graph, &cpu_options(request)), Target::STORED),
         #[cfg(feature = "vulkan")]
         Kind::Vulkan => vulkan::needs(request, graph),
         #[cfg(not(feature = "vulkan"))]
         Kind::Vulkan => Err(without_vulkan()),
     }
+}
+
+pub(crate) fn cpu_options(request: &Request) -> CpuOptions {
+    let (threads, memory) = (request.threads.unwrap_or(0), request.ram.unwrap_or(RAM));
+    CpuOptions { threads, memory, ..CpuOptions::default() }
 }
 
 fn not_a_backend() -> Error {
@@ -243,14 +255,13 @@ impl<'a> Backend<'a> {
     pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
         request.check()?;
         if matches!(request.kind, Kind::Cpu | Kind::Reference) {
-            memory::check(needs(request, &graph)?.total(), "the network's activations")?;
+            memory::check(needs(request, &graph)?.total(), "the network's activations and prepared weights")?;
         }
         match request.kind {
             Kind::Auto => Err(not_a_backend()),
             Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),
             Kind::Cpu => {
-                let options = CpuOptions { threads: request.threads.unwrap_or(0), ..CpuOptions::default() };
-                let mut cpu = CpuDenoiser::new(graph, weights, options).map_err(cpu_error)?;
+                let mut cpu = CpuDenoiser::new(graph, weights, cpu_options(request)).map_err(cpu_error)?;
                 cpu.stop_when(stop.flag());
                 Ok(Backend::Cpu(cpu))
             }

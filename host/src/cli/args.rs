@@ -10,29 +10,41 @@ pub(crate) struct BackendArgs {
     /// Where to compute: auto, vulkan, cpu or reference; auto measures once and remembers
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(crate) backend: Kind,
-    /// Vulkan device: its number or a part of its name (see `unfog devices`)
-    #[arg(long, value_name = "N|NAME")]
-    device: Option<String>,
-    /// How a GPU stores weights: f32 or f16
-    #[arg(long, value_name = "NAME", default_value = "f32")]
-    precision: Precision,
-    /// Threads of the cpu backend [default: one a core]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// The most memory of a GPU, as in 512M or 2G; weights beyond it are sent anew for each evaluation [default: all there is]
-    #[arg(long, value_name = "SIZE")]
-    vram: Option<Bytes>,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 impl BackendArgs {
     pub(crate) fn request(&self) -> Request {
-        Request {
-            kind: self.backend,
-            device: self.device.clone(),
-            precision: self.precision,
-            threads: self.threads,
-            vram: self.vram.map(|Bytes(bytes)| bytes),
-        }
+        self.engine.request(self.backend)
+    }
+}
+
+/// How backends are set up.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    /// Vulkan device: its number or a part of its name (see `unfog devices`)
+    #[arg(long, value_name = "N|NAME")]
+    pub(crate) device: Option<String>,
+    /// How a GPU stores weights: f32 or f16
+    #[arg(long, value_name = "NAME", default_value = "f32")]
+    pub(crate) precision: Precision,
+    /// Threads of the cpu backend [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// The most memory of a GPU, as in 512M or 2G; weights beyond it are sent anew for each evaluation [default: all there is]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) vram: Option<Bytes>,
+    /// The most memory for weights that the cpu backend prepares once, as in 64M or 8G; 0 reads all where they lie [default: 128M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) ram: Option<Bytes>,
+}
+
+impl EngineArgs {
+    pub(crate) fn request(&self, kind: Kind) -> Request {
+        let [vram, ram] = [self.vram, self.ram].map(|size| size.map(|Bytes(bytes)| bytes));
+        let device = self.device.clone();
+        Request { kind, device, precision: self.precision, threads: self.threads, vram, ram }
     }
 }
 
@@ -71,7 +83,7 @@ impl FromStr for Bytes {
         let bytes = factor.and_then(|factor| Some(number.parse::<f64>().ok()? * factor));
         // Beyond 2^53 not every number is an f64; no device has as much.
         match bytes {
-            Some(bytes) if (1.0..=9e15).contains(&bytes) => Ok(Self(bytes as u64)),
+            Some(bytes) if bytes == 0.0 || (1.0..=9e15).contains(&bytes) => Ok(Self(bytes as u64)),
             _ => Err("expected bytes, as in 512M or 1.5G".into()),
         }
     }
@@ -96,10 +108,12 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (text, want) in [("1", 1), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5K", 1536), ("3MiB", 3 << 20)] {
+        for (text, want) in
+            [("0", 0), ("1", 1), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5K", 1536), ("3MiB", 3 << 20)]
+        {
             assert_eq!(text.parse(), Ok(Bytes(want)), "{text}");
         }
-        for text in ["", "M", "0", "-1", "1T", "1e", "nan", "inf", "0.5", "12 M", "1e300"] {
+        for text in ["", "M", "-1", "1T", "1e", "nan", "inf", "0.5", "12 M", "1e300"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }

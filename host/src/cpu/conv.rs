@@ -1,10 +1,10 @@
 //! Convolutions and linear layers as matrix products: the input's pixels are read where they lie, position by position of the kernel.
 
-use pulp::Simd;
+use pulp::{Arch, Simd};
 use unfog_core::nn::op::{Conv2d, Shape};
 
 use super::epilogue::Epilogue;
-use super::split::{Grain, Part, for_parts};
+use super::split::{Grain, Part, for_chunks, for_parts};
 use super::tile::{PANEL, PIECES, ROWS, Task, Tiles, add, copy, load, tiles};
 use super::weights::{Kernel, Order, STRIPS};
 use super::{Kernels, tile};
@@ -30,6 +30,24 @@ fn block(inputs: usize, taps: usize) -> usize {
 pub(super) fn scratch(op: &Conv2d) -> usize {
     let taps = (op.kernel[0] * op.kernel[1]) as usize;
     STRIPS + PANELS * block(op.in_c as usize, taps) * taps * PANEL
+}
+
+/// Values of all panels of a kernel.
+pub(super) fn prepared(op: &Conv2d) -> usize {
+    (op.out_c as usize).next_multiple_of(PANEL) * op.in_c as usize * (op.kernel[0] * op.kernel[1]) as usize
+}
+
+/// Makes all panels of a kernel, block by block, over the pool's threads.
+pub(super) fn prepare(arch: Arch, kernel: Kernel<'_>, out: &mut [f32]) {
+    let Kernel { inputs, taps, .. } = kernel;
+    let block = block(inputs, taps);
+    for_chunks(out, PANEL * inputs * taps, |(i, panels): (usize, &mut [f32])| {
+        let mut strips = [0.0; STRIPS];
+        for (j, panel) in panels.chunks_mut(PANEL * block * taps).enumerate() {
+            let channels = j * block..inputs.min((j + 1) * block);
+            kernel.panel(arch, i * PANEL, channels, Order::Taps, &mut strips, panel);
+        }
+    });
 }
 
 /// A convolution of a batch of images.
@@ -86,7 +104,7 @@ impl Kernels {
 
 /// A part of the output of a convolution.
 struct Direct<'a, 'o> {
-    arch: pulp::Arch,
+    arch: Arch,
     conv: &'a Conv<'a>,
     part: Part<'o>,
     zeros: &'a [f32],
@@ -113,12 +131,20 @@ impl Task for Direct<'_, '_> {
             let size = channels.len() * taps * PANEL;
             for group in (0..width).step_by(PANELS * PANEL) {
                 let columns = || (group..width.min(group + PANELS * PANEL)).step_by(PANEL);
+                let part_column = part.column;
+                let prepared = |column: usize| {
+                    let first = ((part_column + column) * inputs + start * PANEL) * taps;
+                    conv.kernel.prepared.get(first..first + size)
+                };
                 for (column, panel) in columns().zip(panels.chunks_exact_mut(size)) {
-                    conv.kernel.panel(arch, part.column + column, channels.clone(), Order::Taps, strips, panel);
+                    if prepared(column).is_none() {
+                        conv.kernel.panel(arch, part.column + column, channels.clone(), Order::Taps, strips, panel);
+                    }
                 }
                 for first in (0..part.rows.len()).step_by(rows_at_once) {
                     let end = part.rows.len().min(first + rows_at_once);
                     for (column, panel) in columns().zip(panels.chunks_exact(size)) {
+                        let panel = prepared(column).unwrap_or(panel);
                         let mut work = Block {
                             conv,
                             part: &mut part,

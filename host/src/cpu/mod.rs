@@ -7,6 +7,7 @@ mod elementwise;
 mod epilogue;
 mod kernels;
 mod norm;
+mod prepared;
 mod run;
 mod split;
 mod tile;
@@ -55,7 +56,7 @@ impl fmt::Display for CpuError {
             CpuError::Plan(e) => write!(f, "the network has no memory plan: {e:?}"),
             CpuError::Weight(i) => write!(f, "weight {i} doesn't fit the graph"),
             CpuError::Memory(bytes) => {
-                write!(f, "there is no memory for {} MB of activations", bytes.div_ceil(1_000_000))
+                write!(f, "there is no memory for {} MB", bytes.div_ceil(1_000_000))
             }
             CpuError::Threads(_) => write!(f, "the threads of the CPU backend could not be started"),
             CpuError::Input(e) => write!(f, "an input of the network doesn't fit: {e:?}"),
@@ -82,6 +83,9 @@ pub struct CpuOptions {
     pub images: usize,
     /// A kernel for all convolutions that it can do, in place of the table's choice.
     pub conv: Option<ConvKernel>,
+    /// The most bytes for weights in the form that the kernels want, made once. What they are not enough for is made at each evaluation
+    /// anew, from where the weights lie. Changes no bit.
+    pub memory: u64,
 }
 
 /// A network on the CPU. The same bits for any number of threads and any batch size.
@@ -103,6 +107,8 @@ pub struct CpuDenoiser<'g> {
     pool: rayon::ThreadPool,
     kernels: Kernels,
     scratch_bytes: u64,
+    /// Weights made once, for each node; empty where they are made on their way.
+    prepared: Vec<Vec<f32>>,
     conv: Option<ConvKernel>,
     stop: Arc<AtomicBool>,
 }
@@ -155,6 +161,8 @@ impl<'g> CpuDenoiser<'g> {
         let threads = pool.current_num_threads();
         let scratch = graph.nodes.iter().map(|node| run::scratch(&graph, node, options.conv)).max().unwrap_or(0);
         let channels = graph.tensors.iter().map(|t| t.shape.c as usize).max().unwrap_or(0);
+        let kernels = Kernels::new(threads, scratch, channels)?;
+        let prepared = pool.install(|| prepared::prepare(kernels.arch, &graph, &weights, &options))?;
         let mut denoiser = Self {
             graph,
             places,
@@ -165,9 +173,10 @@ impl<'g> CpuDenoiser<'g> {
             workspace: Vec::new(),
             embeddings: Vec::new(),
             batch: if options.images > 0 { options.images } else { most },
-            kernels: Kernels::new(threads, scratch, channels)?,
+            kernels,
             pool,
             scratch_bytes: 4 * (scratch * threads) as u64,
+            prepared,
             conv: options.conv,
             stop: Arc::default(),
         };
@@ -188,9 +197,15 @@ impl<'g> CpuDenoiser<'g> {
         4 * (self.plan_len + self.workspace.len()) as u64 + self.scratch_bytes
     }
 
-    /// Bytes of the weights as they are stored.
+    /// Bytes of the weights as they are stored, and as they were prepared.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.iter().map(|&w| bytes(w)).sum()
+        let prepared: u64 = self.prepared.iter().map(|p| 4 * p.len() as u64).sum();
+        self.weights.iter().map(|&w| bytes(w)).sum::<u64>() + prepared
+    }
+
+    /// Bytes that the prepared weights of a network would take.
+    pub fn prepared_bytes(graph: &Graph<'_>, options: &CpuOptions) -> u64 {
+        prepared::bytes(graph, options)
     }
 
     /// Number of threads.
@@ -250,14 +265,14 @@ impl<'g> CpuDenoiser<'g> {
 
     /// Runs every node on `images` at once; each tensor holds its images one after the other.
     fn run(&mut self, images: usize) -> Result<(), CpuError> {
-        let Self { graph, places, weights, vectors, arena, workspace, pool, kernels, conv, stop, .. } = self;
+        let Self { graph, places, weights, vectors, arena, workspace, pool, kernels, prepared, conv, stop, .. } = self;
         let network = run::Network { graph, places, weights, vectors, kernels, images, conv: *conv };
         pool.install(|| {
-            for node in graph.nodes {
+            for (node, prepared) in graph.nodes.iter().zip(prepared.iter()) {
                 if stop.load(Ordering::Relaxed) {
                     return Err(CpuError::Stopped);
                 }
-                network.run(node, arena, workspace);
+                network.run(node, prepared, arena, workspace);
             }
             Ok(())
         })

@@ -8,8 +8,8 @@ use super::choice::{self, ConvKernel};
 use super::conv::Conv;
 use super::epilogue::Epilogue;
 use super::kernels::Kernels;
+use super::prepared::kernel;
 use super::split::for_chunks;
-use super::weights::Kernel;
 use super::winograd::{self, F2, F4};
 use super::{attention, conv};
 
@@ -57,8 +57,8 @@ pub(super) struct Network<'a, 'g> {
 }
 
 impl Network<'_, '_> {
-    /// Runs `node` on the arena.
-    pub(super) fn run(&self, node: &Node, arena: &mut [f32], workspace: &mut [f32]) {
+    /// Runs `node` on the arena, with its `prepared` weights if it has any.
+    pub(super) fn run(&self, node: &Node, prepared: &[f32], arena: &mut [f32], workspace: &mut [f32]) {
         let Self { graph, kernels, images, .. } = *self;
         let place = |id: usize| {
             let (start, end) = self.places[id];
@@ -85,8 +85,7 @@ impl Network<'_, '_> {
         match (node.op, inputs[1], inputs[2], weight(0), vector(1)) {
             (Op::Conv2d(op), channel, residual, Some(data), bias) => {
                 let epilogue = Epilogue::new(&op, images, os, bias, channel, residual);
-                let taps = (op.kernel[0] * op.kernel[1]) as usize;
-                let kernel = Kernel { data, outputs: op.out_c as usize, inputs: op.in_c as usize, taps };
+                let kernel = kernel(&op, data, prepared);
                 let conv = Conv { op: &op, images, x, xs, os, kernel, epilogue };
                 match choice::conv(&op, os, self.conv) {
                     ConvKernel::Direct => kernels.direct(&conv, out),

@@ -21,6 +21,8 @@ pub(super) struct Kernel<'w> {
     pub(super) inputs: usize,
     /// Positions, row by row.
     pub(super) taps: usize,
+    /// All of its panels as the convolution wants them, made beforehand; empty where each is made on its way.
+    pub(super) prepared: &'w [f32],
 }
 
 /// In what order a panel has its rows, of which there is one for each position and input.
@@ -241,7 +243,7 @@ mod tests {
             WeightData::I8 { values: &bytes, scales: &scales },
         ];
         for (data, arch) in all.into_iter().flat_map(|data| [(data, Arch::new()), (data, Arch::Scalar)]) {
-            let kernel = Kernel { data, outputs, inputs, taps };
+            let kernel = Kernel { data, outputs, inputs, taps, prepared: &[] };
             for (first, range) in [(0, 0..75), (16, 3..74), (16, 70..75)] {
                 for order in [Order::Taps, Order::Inputs] {
                     let count = range.len();

@@ -3,6 +3,7 @@
 //! instead of 144 or 36. All three transforms run along channels.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use pulp::{Arch, Simd};
 use unfog_core::nn::op::Conv2d;
@@ -10,7 +11,7 @@ use unfog_core::nn::op::Conv2d;
 use super::conv::Conv;
 use super::split::{Grain, Part, for_chunks, for_parts};
 use super::tile::{PANEL, ROWS, Task, Tiles, add, load_lanes, store_lanes, tiles};
-use super::weights::{Order, STRIPS};
+use super::weights::{Kernel, Order, STRIPS};
 use super::{Kernels, tile};
 
 /// Most values of transformed inputs at a time: 16 MiB.
@@ -166,6 +167,57 @@ pub(super) fn scratch<const I: usize, const O: usize, F: Form<I, O>>(op: &Conv2d
     STRIPS + 9 * PANEL * block + I * I * PANEL * (block + 1) + I * I * PANEL * (SQUARES + 1)
 }
 
+/// Values of a panel's transformed weights.
+fn panel_values(points: usize, inputs: usize, block: usize) -> usize {
+    points * PANEL * (inputs + inputs.div_ceil(block))
+}
+
+/// Values of all transformed weights of a kernel.
+pub(super) fn prepared<const I: usize, const O: usize, F: Form<I, O>>(op: &Conv2d) -> usize {
+    let inputs = op.in_c as usize;
+    (op.out_c as usize).div_ceil(PANEL) * panel_values(I * I, inputs, F::BLOCK.min(inputs))
+}
+
+/// Makes all transformed weights of a kernel, block by block, over the pool's threads.
+pub(super) fn prepare<const I: usize, const O: usize, F: Form<I, O>>(arch: Arch, kernel: Kernel<'_>, out: &mut [f32]) {
+    let block = F::BLOCK.min(kernel.inputs);
+    for_chunks(out, panel_values(I * I, kernel.inputs, block), |(i, out): (usize, &mut [f32])| {
+        let mut scratch = vec![0.0; STRIPS + 9 * PANEL * block];
+        let (strips, panel) = scratch.split_at_mut(STRIPS);
+        for (j, weights) in out.chunks_mut(I * I * PANEL * (block + 1)).enumerate() {
+            let inputs = j * block..kernel.inputs.min((j + 1) * block);
+            let form = PhantomData::<F>;
+            tile::run(arch, Weights { arch, kernel, first: i * PANEL, inputs, strips, panel, weights, form });
+        }
+    });
+}
+
+/// Makes a block of a panel's transformed weights.
+struct Weights<'a, const I: usize, const O: usize, F: Form<I, O>> {
+    arch: Arch,
+    kernel: Kernel<'a>,
+    /// The panel's first output.
+    first: usize,
+    inputs: Range<usize>,
+    strips: &'a mut [f32],
+    panel: &'a mut [f32],
+    weights: &'a mut [f32],
+    form: PhantomData<F>,
+}
+
+impl<const I: usize, const O: usize, F: Form<I, O>> Task for Weights<'_, I, O, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const NV: usize>(self, simd: S) {
+        let Self { arch, kernel, first, inputs, strips, panel, weights, .. } = self;
+        let count = inputs.len();
+        let panel = &mut panel[..9 * PANEL * count];
+        kernel.panel(arch, first, inputs, Order::Inputs, strips, panel);
+        transform_weights::<S, NV, I, O, F>(simd, panel, weights, PANEL * (count + 1));
+    }
+}
+
 impl Kernels {
     /// A convolution of 3x3 at stride 1.
     pub(super) fn winograd<const I: usize, const O: usize, F: Form<I, O>>(
@@ -285,15 +337,26 @@ impl<const I: usize, const O: usize, F: Form<I, O>> Task for Outputs<'_, '_, I, 
         let count = part.rows.len().div_ceil(squares.pixels) * squares.across;
         let (strips, scratch) = scratch.split_at_mut(STRIPS);
         let (panel, scratch) = scratch.split_at_mut(9 * PANEL * block);
-        let (weights, sums) = scratch.split_at_mut(I * I * PANEL * (block + 1));
+        let (made, sums) = scratch.split_at_mut(I * I * PANEL * (block + 1));
         let point = PANEL * (count + 1);
         let width = part.rows.first().map_or(0, |row| row.len());
         for column in (0..width).step_by(PANEL) {
             for start in (0..channels).step_by(block) {
                 let end = channels.min(start + block);
-                conv.kernel.panel(arch, part.column + column, start..end, Order::Inputs, strips, panel);
                 let stride = PANEL * (end - start + 1);
-                transform_weights::<S, NV, I, O, F>(simd, &panel[..9 * PANEL * (end - start)], weights, stride);
+                let (kernel, output) = (conv.kernel, part.column + column);
+                let at =
+                    output / PANEL * panel_values(I * I, channels, block) + I * I * PANEL * (start + start / block);
+                let weights = match kernel.prepared.get(at..at + I * I * stride) {
+                    Some(weights) => weights,
+                    None => {
+                        let (strips, panel) = (&mut *strips, &mut *panel);
+                        let (form, inputs, weights) = (PhantomData::<F>, start..end, &mut *made);
+                        Weights { arch, kernel, first: output, inputs, strips, panel, weights, form }
+                            .run::<S, NV>(simd);
+                        &*made
+                    }
+                };
                 for (i, weights) in weights.chunks_exact(stride).take(I * I).enumerate() {
                     let mut work = Products {
                         inputs: &inputs[i * squares.point..],

@@ -54,18 +54,22 @@ impl Backend {
         let halves = families.map(|family| Options { precision: Precision::F16, ..family });
         let all = [[half, staging], families, halves].concat();
         let of = |gpu| all.clone().into_iter().map(move |options| Backend::Vulkan { gpu, options });
-        let cpu = [ConvKernel::Direct, ConvKernel::Winograd2, ConvKernel::Winograd4];
-        let cpu = cpu.map(|conv| Backend::Cpu(CpuOptions { conv: Some(conv), ..CpuOptions::default() }));
-        Ok(cpu.into_iter().chain(gpus()?.iter().flat_map(of)).collect())
+        let kernels = [ConvKernel::Direct, ConvKernel::Winograd2, ConvKernel::Winograd4];
+        // Weights made at each evaluation, and once.
+        let cpu = kernels.into_iter().flat_map(|conv| {
+            [0, u64::MAX].map(|memory| Backend::Cpu(CpuOptions { conv: Some(conv), memory, ..CpuOptions::default() }))
+        });
+        Ok(cpu.chain(gpus()?.iter().flat_map(of)).collect())
     }
 
     /// Its name, for messages.
     pub fn name(&self) -> String {
         match self {
             Backend::Reference => "reference".into(),
-            Backend::Cpu(CpuOptions { threads, conv, .. }) => {
+            Backend::Cpu(CpuOptions { threads, conv, memory, .. }) => {
                 let threads = if *threads == 0 { String::new() } else { format!(" with {threads} threads") };
-                format!("cpu{threads}{}", conv.map_or(String::new(), |conv| format!(", {conv:?}")))
+                let prepared = if *memory == 0 { "" } else { ", prepared" };
+                format!("cpu{threads}{prepared}{}", conv.map_or(String::new(), |conv| format!(", {conv:?}")))
             }
             Backend::Vulkan { gpu, options } => {
                 let f16 = if options.precision == Precision::F16 { ", f16" } else { "" };

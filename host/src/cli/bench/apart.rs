@@ -37,7 +37,7 @@ pub(super) fn measure(args: &Args, kind: Kind, how: &str, rates: Option<Rates>, 
     let failed = |e: std::io::Error| Error::failure("can't start another process to measure in").because(e);
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.args(["bench", how, "--backend", kind.name()]);
-    command.args(["--precision", if args.precision == Precision::F16 { "f16" } else { "f32" }]);
+    command.args(["--precision", if args.engine.precision == Precision::F16 { "f16" } else { "f32" }]);
     if let Some(model) = &args.model {
         command.arg("--model").arg(model);
     }
@@ -58,14 +58,16 @@ pub(super) fn measure(args: &Args, kind: Kind, how: &str, rates: Option<Rates>, 
             command.arg(option).arg(path);
         }
     }
-    if let Some(device) = &args.device {
+    if let Some(device) = &args.engine.device {
         command.arg("--device").arg(device);
     }
-    if let Some(threads) = args.threads {
+    if let Some(threads) = args.engine.threads {
         command.arg("--threads").arg(threads.to_string());
     }
-    if let Some(Bytes(vram)) = args.vram {
-        command.arg("--vram").arg(vram.to_string());
+    for (option, size) in [("--vram", args.engine.vram), ("--ram", args.engine.ram)] {
+        if let Some(Bytes(bytes)) = size {
+            command.arg(option).arg(bytes.to_string());
+        }
     }
     if let Some(Rates(peak)) = rates {
         command.arg("--peak").arg(format!("{},{},{}", peak.flops_per_second, peak.bytes_per_second, peak.how));

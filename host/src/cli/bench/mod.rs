@@ -7,13 +7,13 @@ mod text;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use unfog::backend::{Kind, Precision, Request, devices};
+use unfog::backend::{Kind, devices};
 use unfog::bench::{Measurement, Options, bench, bench_nothing, processor};
 use unfog::model::Model;
 use unfog::stop::Stop;
 use unfog::{Error, Result};
 
-use super::args::{Bytes, Size};
+use super::args::{EngineArgs, Size};
 use super::output;
 
 /// Measure one evaluation of a network on each backend: time, memory, and the share of what the machine can do
@@ -46,18 +46,8 @@ pub(crate) struct Args {
     /// Backends to measure, with commas between: vulkan, cpu, reference; auto means cpu, and vulkan where there is a device
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "auto")]
     backend: Vec<Kind>,
-    /// Vulkan device: its number or a part of its name
-    #[arg(long, value_name = "N|NAME")]
-    device: Option<String>,
-    /// How a GPU stores weights: f32 or f16
-    #[arg(long, value_name = "NAME", default_value = "f32")]
-    precision: Precision,
-    /// Threads of the cpu backend [default: one a core]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// The most memory of a GPU, as in 512M or 2G; weights beyond it are sent anew for each evaluation [default: all there is]
-    #[arg(long, value_name = "SIZE")]
-    vram: Option<Bytes>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -114,7 +104,7 @@ fn rates(args: &Args, kind: Kind) -> Option<apart::Rates> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match kind {
         Kind::Reference => 1,
-        _ => args.threads.unwrap_or(cores),
+        _ => args.engine.threads.unwrap_or(cores),
     };
     // More threads than cores compute no more.
     processor(threads.min(cores)).map(apart::Rates)
@@ -130,15 +120,14 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
             kind => kinds.push(kind),
         }
     }
-    match args.device.is_some() && !kinds.contains(&Kind::Vulkan) {
+    match args.engine.device.is_some() && !kinds.contains(&Kind::Vulkan) {
         true => Err(Error::usage("--device means nothing without the backend vulkan")),
         false => Ok(kinds),
     }
 }
 
 fn measure_here(args: &Args, kind: Kind, stop: &Stop) -> Result<Measurement> {
-    let (device, vram) = (args.device.clone(), args.vram.map(|Bytes(bytes)| bytes));
-    let request = Request { kind, device, precision: args.precision, threads: args.threads, vram }.chosen(kind);
+    let request = args.engine.request(kind).chosen(kind);
     if args.trivial {
         return bench_nothing(&request, stop);
     }
