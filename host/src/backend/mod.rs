@@ -102,11 +102,11 @@ pub struct Request {
     pub threads: Option<usize>,
     /// The most bytes of a GPU's memory; what it has left if absent.
     pub vram: Option<u64>,
-    /// The most bytes for weights that the CPU backend prepares once; [`RAM`] if absent. Changes no bit.
+    /// The most bytes for weights that the CPU backend prepares once; if absent, all where [`RAM`] is enough, else none. Changes no bit.
     pub ram: Option<u64>,
 }
 
-/// Bytes for prepared weights unless a request says otherwise: enough for small networks, of which it makes a larger share of the time.
+/// Bytes for prepared weights unless a request says otherwise: enough for small networks.
 pub const RAM: u64 = 128 << 20;
 
 impl Request {
@@ -217,7 +217,7 @@ pub fn needs(request: &Request, graph: &Graph<'_>) -> Result<Needs> {
         Kind::Auto => Err(not_a_backend()),
         // Both read the weights where they lie.
         Kind::Reference => host(0, Target::REFERENCE),
-        Kind::Cpu => host(CpuDenoiser::prepared_bytes(graph, &cpu_options(request)), Target::STORED),
+        Kind::Cpu => host(CpuDenoiser::prepared_bytes(graph, &cpu_options(request, graph)), Target::STORED),
         #[cfg(feature = "vulkan")]
         Kind::Vulkan => vulkan::needs(request, graph),
         #[cfg(not(feature = "vulkan"))]
@@ -225,9 +225,14 @@ pub fn needs(request: &Request, graph: &Graph<'_>) -> Result<Needs> {
     }
 }
 
-pub(crate) fn cpu_options(request: &Request) -> CpuOptions {
-    let (threads, memory) = (request.threads.unwrap_or(0), request.ram.unwrap_or(RAM));
-    CpuOptions { threads, memory, ..CpuOptions::default() }
+pub(crate) fn cpu_options(request: &Request, graph: &Graph<'_>) -> CpuOptions {
+    let options = |memory| CpuOptions { threads: request.threads.unwrap_or(0), memory, ..CpuOptions::default() };
+    match request.ram {
+        Some(bytes) => options(bytes),
+        // All of them, or none: for large networks so few would be nothing.
+        None if CpuDenoiser::prepared_bytes(graph, &options(u64::MAX)) <= RAM => options(RAM),
+        None => options(0),
+    }
 }
 
 fn not_a_backend() -> Error {
@@ -261,7 +266,7 @@ impl<'a> Backend<'a> {
             Kind::Auto => Err(not_a_backend()),
             Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),
             Kind::Cpu => {
-                let mut cpu = CpuDenoiser::new(graph, weights, cpu_options(request)).map_err(cpu_error)?;
+                let mut cpu = CpuDenoiser::new(graph, weights, cpu_options(request, &graph)).map_err(cpu_error)?;
                 cpu.stop_when(stop.flag());
                 Ok(Backend::Cpu(cpu))
             }

@@ -9,7 +9,7 @@ use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 use unfog_core::nn::weights::WeightData;
 
 use crate::backend::{Kind, Request, cpu_options};
-use crate::cpu::{CpuDenoiser, CpuOptions};
+use crate::cpu::CpuDenoiser;
 use crate::error::{Error, Result};
 use crate::model::Network;
 use crate::stop::Stop;
@@ -20,7 +20,7 @@ const RUNS: usize = 50;
 /// Where nodes run.
 pub(crate) enum Bench {
     Reference,
-    Cpu(CpuOptions),
+    Cpu(Request),
     #[cfg(feature = "vulkan")]
     Vulkan(unfog_gpu::Context, unfog_gpu::Precision),
 }
@@ -32,7 +32,7 @@ impl Bench {
         match request.kind {
             Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
             Kind::Reference => Ok(Self::Reference),
-            Kind::Cpu => Ok(Self::Cpu(cpu_options(request))),
+            Kind::Cpu => Ok(Self::Cpu(request.clone())),
             #[cfg(feature = "vulkan")]
             Kind::Vulkan => {
                 let (context, precision) = crate::backend::vulkan::open(request)?;
@@ -81,9 +81,9 @@ impl Bench {
                 exec.run_node(last, &mut arena).map_err(|e| failed(format!("{e:?}")))?;
                 median(budget, stop, || exec.run_node(last, &mut arena).map_err(|e| failed(format!("{e:?}"))))
             }
-            Self::Cpu(options) => {
+            Self::Cpu(request) => {
                 let failed = |e: crate::cpu::CpuError| failed(e.to_string());
-                let mut cpu = CpuDenoiser::new(graph, weights, *options).map_err(failed)?;
+                let mut cpu = CpuDenoiser::new(graph, weights, cpu_options(request, &graph)).map_err(failed)?;
                 for (id, values) in inputs() {
                     cpu.set_input(id, &values).map_err(failed)?;
                 }

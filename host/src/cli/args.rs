@@ -35,7 +35,8 @@ pub(crate) struct EngineArgs {
     /// The most memory of a GPU, as in 512M or 2G; weights beyond it are sent anew for each evaluation [default: all there is]
     #[arg(long, value_name = "SIZE")]
     pub(crate) vram: Option<Bytes>,
-    /// The most memory for weights that the cpu backend prepares once, as in 64M or 8G; 0 reads all where they lie [default: 128M]
+    /// The most memory for weights that the cpu backend prepares once, as in 64M or 8G; 0 reads all where they lie [default: all where
+    /// 128M are enough, else none]
     #[arg(long, value_name = "SIZE")]
     pub(crate) ram: Option<Bytes>,
 }
