@@ -37,8 +37,13 @@ pub(crate) struct EngineArgs {
     pub(crate) vram: Option<Bytes>,
     /// The most memory for weights that the cpu backend prepares once, as in 64M or 8G; 0 reads all where they lie [default: all where
     /// 128M are enough, else none]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = bytes_or_none)]
     pub(crate) ram: Option<Bytes>,
+}
+
+/// Bytes, or 0.
+fn bytes_or_none(text: &str) -> Result<Bytes, String> {
+    if text == "0" { Ok(Bytes(0)) } else { text.parse() }
 }
 
 impl EngineArgs {
@@ -84,7 +89,7 @@ impl FromStr for Bytes {
         let bytes = factor.and_then(|factor| Some(number.parse::<f64>().ok()? * factor));
         // Beyond 2^53 not every number is an f64; no device has as much.
         match bytes {
-            Some(bytes) if bytes == 0.0 || (1.0..=9e15).contains(&bytes) => Ok(Self(bytes as u64)),
+            Some(bytes) if (1.0..=9e15).contains(&bytes) => Ok(Self(bytes as u64)),
             _ => Err("expected bytes, as in 512M or 1.5G".into()),
         }
     }
@@ -109,12 +114,10 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (text, want) in
-            [("0", 0), ("1", 1), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5K", 1536), ("3MiB", 3 << 20)]
-        {
+        for (text, want) in [("1", 1), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5K", 1536), ("3MiB", 3 << 20)] {
             assert_eq!(text.parse(), Ok(Bytes(want)), "{text}");
         }
-        for text in ["", "M", "-1", "1T", "1e", "nan", "inf", "0.5", "12 M", "1e300"] {
+        for text in ["", "M", "0", "-1", "1T", "1e", "nan", "inf", "0.5", "12 M", "1e300"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }
