@@ -1,12 +1,14 @@
 //! Every case on a Vulkan device, every way that its kernels can be chosen.
 
+use unfog_core::nn::exec::Exec;
 use unfog_core::nn::graph::{GraphError, Input};
 use unfog_core::nn::op::{MAX_INPUTS, MAX_WEIGHTS};
+use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Context, GpuError, Options, Precision};
 
 use super::cases::{Case, all};
-use super::{Checked, right, twin};
+use super::{Checked, right};
 use crate::backend::{Request, vulkan};
 use crate::error::{Error, Result};
 use crate::model::Network;
@@ -80,4 +82,22 @@ fn run(
     }
     gpu.execute()?;
     gpu.output(0).ok_or(GpuError::NotPrepared)
+}
+
+/// What a case's twin computes of its network and weights.
+fn twin(case: &Case, network: &Network, weights: &[WeightData<'_>]) -> Result<Vec<f32>> {
+    let graph = network.graph();
+    let failed = |e: &dyn std::fmt::Debug| Error::failure(format!("the twin of {} failed: {e:?}", case.name()));
+    let mut slots = vec![Slot::default(); slots_needed(&graph)];
+    let plan = plan(&graph, &Target::STORED, &mut slots).map_err(|e| failed(&e))?;
+    let exec = Exec::new(graph, plan, weights).map_err(|e| failed(&e))?;
+    let mut arena = vec![0.0; exec.arena_len()];
+    for (i, (id, _, shape)) in graph.inputs().enumerate() {
+        let space = exec.tensor_mut(&mut arena, id).ok_or_else(|| failed(&"no input"))?;
+        space.copy_from_slice(&case.input(i, shape.len() as usize));
+    }
+    for node in 0..graph.nodes.len() {
+        exec.run_node(node, &mut arena).map_err(|e| failed(&e))?;
+    }
+    exec.tensor(&arena, graph.output).map(<[f32]>::to_vec).ok_or_else(|| failed(&"no output"))
 }

@@ -1,20 +1,17 @@
 //! A device's self-test: every kernel on operands that are known, against the ops' twins, then a whole network.
 
+#[cfg(feature = "vulkan")]
 mod cases;
 #[cfg(feature = "vulkan")]
 mod kernels;
 
 use serde::Serialize;
-use unfog_core::nn::exec::Exec;
-use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
-use unfog_core::nn::weights::WeightData;
 
 use crate::backend::{Backend, Kind, Request};
 use crate::error::{Error, Result};
-use crate::model::{Model, Network};
+use crate::model::Model;
 use crate::probe::Probe;
 use crate::stop::Stop;
-use cases::Case;
 
 /// The largest relative error (L2) of a right result in f32: what the network's tests hold every backend to.
 pub const LARGEST_ERROR: f64 = 1e-5;
@@ -62,10 +59,7 @@ impl Report {
 /// # Errors
 /// A device that can't be opened; [`Error::interrupted`]. What computes wrongly, or fails, is in the report.
 pub fn check(request: &Request, stop: &Stop) -> Result<Report> {
-    #[cfg(feature = "vulkan")]
-    let cases = kernels::check(request, stop)?;
-    #[cfg(not(feature = "vulkan"))]
-    let cases = return Err(crate::backend::without_vulkan());
+    let cases = cases(request, stop)?;
     let (network_error, network_failure) = match network(request, stop) {
         Ok(error) => (Some(error), None),
         Err(e) => {
@@ -74,6 +68,16 @@ pub fn check(request: &Request, stop: &Stop) -> Result<Report> {
         }
     };
     Ok(Report { cases, network_error, network_failure })
+}
+
+#[cfg(feature = "vulkan")]
+fn cases(request: &Request, stop: &Stop) -> Result<Vec<Checked>> {
+    kernels::check(request, stop)
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn cases(_: &Request, _: &Stop) -> Result<Vec<Checked>> {
+    Err(crate::backend::without_vulkan())
 }
 
 /// Evaluates glyph-tiny on the backend that `request` names and on the reference. Returns the relative error (L2).
@@ -107,24 +111,6 @@ fn right(found: &[f32], expected: &[f32]) -> Result<f64> {
         return Err(Error::failure(format!("the result differs from the reference by {error:.1e} (relative, L2)")));
     }
     Ok(error)
-}
-
-/// What a case's twin computes of its network and weights.
-fn twin(case: &Case, network: &Network, weights: &[WeightData<'_>]) -> Result<Vec<f32>> {
-    let graph = network.graph();
-    let failed = |e: &dyn std::fmt::Debug| Error::failure(format!("the twin of {} failed: {e:?}", case.name()));
-    let mut slots = vec![Slot::default(); slots_needed(&graph)];
-    let plan = plan(&graph, &Target::STORED, &mut slots).map_err(|e| failed(&e))?;
-    let exec = Exec::new(graph, plan, weights).map_err(|e| failed(&e))?;
-    let mut arena = vec![0.0; exec.arena_len()];
-    for (i, (id, _, shape)) in graph.inputs().enumerate() {
-        let space = exec.tensor_mut(&mut arena, id).ok_or_else(|| failed(&"no input"))?;
-        space.copy_from_slice(&case.input(i, shape.len() as usize));
-    }
-    for node in 0..graph.nodes.len() {
-        exec.run_node(node, &mut arena).map_err(|e| failed(&e))?;
-    }
-    exec.tensor(&arena, graph.output).map(<[f32]>::to_vec).ok_or_else(|| failed(&"no output"))
 }
 
 #[cfg(test)]
