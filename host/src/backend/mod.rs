@@ -235,7 +235,7 @@ pub(crate) fn cpu_options(request: &Request, graph: &Graph<'_>) -> CpuOptions {
     }
 }
 
-fn not_a_backend() -> Error {
+pub(crate) fn not_a_backend() -> Error {
     Error::failure("auto is not a backend but the choice of one")
 }
 

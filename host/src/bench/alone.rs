@@ -8,7 +8,7 @@ use unfog_core::nn::op::{Affine, MAX_INPUTS, MAX_WEIGHTS, Op, Shape};
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 use unfog_core::nn::weights::WeightData;
 
-use crate::backend::{Kind, Request, cpu_options};
+use crate::backend::{Kind, Request, cpu_options, not_a_backend};
 use crate::cpu::CpuDenoiser;
 use crate::error::{Error, Result};
 use crate::model::Network;
@@ -30,7 +30,7 @@ impl Bench {
     pub(crate) fn open(request: &Request) -> Result<Self> {
         request.check()?;
         match request.kind {
-            Kind::Auto => Err(Error::failure("auto is not a backend but the choice of one")),
+            Kind::Auto => Err(not_a_backend()),
             Kind::Reference => Ok(Self::Reference),
             Kind::Cpu => Ok(Self::Cpu(request.clone())),
             #[cfg(feature = "vulkan")]
@@ -52,8 +52,8 @@ impl Bench {
         }
     }
 
-    /// The median time, over about `budget`, of the last node of a network that [`alone`] made, after one run that doesn't count. On Vulkan each run is a submission of its own, which
-    /// counts.
+    /// The median time, over about `budget`, of the last node of a network that [`alone`] made, after one run that doesn't count. On
+    /// Vulkan each run is a submission of its own, which counts.
     ///
     /// # Errors
     /// Those of the backend; [`Error::interrupted`].
