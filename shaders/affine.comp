@@ -1,6 +1,6 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
-// out = (x * scale + shift) / divisor. Twin: core/src/nn/op/affine.rs.
+// out = act((x * scale + shift) / divisor). Twin: core/src/nn/op/affine.rs.
 
 layout(local_size_x_id = 0) in;
 
@@ -20,10 +20,12 @@ layout(push_constant) uniform Push {
     uint has_divisor;
     float scale;
     float shift;
+    uint act;
 };
 
 #include "invocation.glsl"
 #include "lanes.glsl"
+#include "act.glsl"
 
 void main() {
     uint i = item_index();
@@ -34,5 +36,5 @@ void main() {
     if (has_divisor != 0) {
         v /= AT(divisor, image_index() * divisor_image).x;
     }
-    result[image_index() * out_image + i] = keep(v, i % c4 * 4, c);
+    result[image_index() * out_image + i] = keep(activate(v, act), i % c4 * 4, c);
 }

@@ -14,6 +14,8 @@ layout(constant_id = 2) const bool ALIGNED = true;
 // The whole head fits one block: the query stays in registers.
 layout(constant_id = 3) const bool WHOLE = true;
 layout(constant_id = 4) const uint QUERIES = 1;
+// A query sees the keys up to its own number alone.
+layout(constant_id = 5) const bool CAUSAL = false;
 
 const uint KEYS = 4;
 
@@ -85,10 +87,13 @@ void main() {
     uint head_vectors = (head_dim + 3) / 4;
 
     uint q_at[QUERIES];
+    // Keys that a query sees.
+    uint seen[QUERIES];
     vec4 kept[QUERIES * VECTORS];
     vec4 sum[QUERIES * VECTORS];
     [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
         uint query = min(first_query + p * gl_WorkGroupSize.x, queries - 1);
+        seen[p] = CAUSAL ? query + 1 : keys;
         q_at[p] = image_index() * q_image * 4 + query * width + head * head_dim;
         [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
             sum[p * VECTORS + i] = vec4(0.0);
@@ -98,7 +103,8 @@ void main() {
     // Of up to four queries.
     vec4 most = vec4(0.0);
     vec4 total = vec4(0.0);
-    for (uint key = 0; key < keys; key += KEYS) {
+    // The last query's number is the largest.
+    for (uint key = 0; key < seen[QUERIES - 1]; key += KEYS) {
         // Beyond the last key it is read again, and weighs nothing.
         uint from[KEYS];
         [[unroll]] for (uint j = 0; j < KEYS; ++j) {
@@ -136,13 +142,18 @@ void main() {
         vec4 next = most;
         [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
             scores[p] *= scale;
+            if (CAUSAL) {
+                // Key 0 is seen by all, so that the largest is one that counts.
+                bvec4 unseen = greaterThanEqual(uvec4(key) + uvec4(0, 1, 2, 3), uvec4(seen[p]));
+                scores[p] = mix(scores[p], vec4(-3.0e38), unseen);
+            }
             float largest = max(max(scores[p].x, scores[p].y), max(scores[p].z, scores[p].w));
             next[p] = key == 0 ? largest : max(most[p], largest);
         }
         vec4 shrink = key == 0 ? vec4(0.0) : exponential(most - next);
         most = next;
         [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
-            scores[p] = keep(exponential(scores[p] - next[p]), key, keys);
+            scores[p] = keep(exponential(scores[p] - next[p]), key, seen[p]);
             total[p] = total[p] * shrink[p] + ((scores[p].x + scores[p].y) + (scores[p].z + scores[p].w));
         }
         [[unroll]] for (uint i = 0; i < VECTORS; ++i) {

@@ -251,8 +251,11 @@ impl Site<'_> {
                 one(self.step("concat", items, vec![x, b, out], bytes_of(&push)))
             }
             Op::Embedding(op) => {
-                let push = push::Embedding { items, c4: out4, count: op.count, index_image: x_image, out_image };
-                one(self.step("embedding", items, vec![x, self.weight(0)?, out], bytes_of(&push)))
+                let (table, positions) = (self.weight(0)?, self.weight(1));
+                let has_positions = u32::from(positions.is_some());
+                let (c4, count, index_image) = (out4, op.count, x_image);
+                let push = push::Embedding { items, c4, count, index_image, out_image, has_positions };
+                one(self.step("embedding", items, vec![x, table, positions.unwrap_or(table), out], bytes_of(&push)))
             }
             Op::Affine(op) => {
                 let divisor = self.input(1);
@@ -266,6 +269,7 @@ impl Site<'_> {
                     has_divisor: u32::from(divisor.is_some()),
                     scale: op.scale,
                     shift: op.shift,
+                    act: op.act as u32,
                 };
                 one(self.step("affine", items, vec![x, divisor.unwrap_or(x), out], bytes_of(&push)))
             }
@@ -397,7 +401,7 @@ impl Site<'_> {
         // No more queries an invocation than there are, in powers of two: few pipelines.
         let most = push.queries.div_ceil(local).next_power_of_two();
         let queries = (self.tiling.queries / vectors.max(1)).clamp(1, 4).min(most);
-        let constants = vec![local, vectors, aligned, whole, queries];
+        let constants = vec![local, vectors, aligned, whole, queries, u32::from(op.causal)];
         Some(Step {
             variant: Variant { kernel: "attention", reads: Reads::Storage, constants },
             operands: vec![q, k, v, out],
@@ -410,3 +414,4 @@ impl Site<'_> {
 /// Every activation has the number that the shaders know it by.
 const _: () = assert!(Act::None as u32 == 0 && Act::Silu as u32 == 1 && Act::Mish as u32 == 2);
 const _: () = assert!(Act::Gelu as u32 == 3 && Act::Relu as u32 == 4);
+const _: () = assert!(Act::QuickGelu as u32 == 5 && Act::Tanh as u32 == 6);

@@ -6,6 +6,8 @@ const uint ACT_SILU = 1;
 const uint ACT_MISH = 2;
 const uint ACT_GELU = 3;
 const uint ACT_RELU = 4;
+const uint ACT_QUICK_GELU = 5;
+const uint ACT_TANH = 6;
 
 // e^x to 1e-7 relative for |x| <= 87, and held there beyond: no infinity. x = n ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts
 // (Cody & Waite 1980); Chebyshev fit of e^r.
@@ -49,6 +51,18 @@ vec4 error_function(vec4 x) {
     return mix(a * x, large, greaterThanEqual(abs(x), vec4(1.0)));
 }
 
+// The hyperbolic tangent to 2e-7 relative: below 0.625 a fit of tanh(x) / x in x^2 (Cephes' `tanhf`, S. Moshier).
+vec4 tangent(vec4 x) {
+    vec4 s = x * x;
+    vec4 a = vec4(-5.70498872745e-3);
+    a = a * s + 2.06390887954e-2;
+    a = a * s - 5.37397155531e-2;
+    a = a * s + 1.33314422036e-1;
+    a = a * s - 3.33332819422e-1;
+    vec4 large = sign(x) * (1.0 - 2.0 / (exponential(2.0 * abs(x)) + 1.0));
+    return mix(a * s * x + x, large, greaterThanEqual(abs(x), vec4(0.625)));
+}
+
 vec4 activate(vec4 x, uint act) {
     if (act == ACT_SILU) {
         return x / (1.0 + exponential(-x));
@@ -64,6 +78,12 @@ vec4 activate(vec4 x, uint act) {
     }
     if (act == ACT_RELU) {
         return mix(x, vec4(0.0), lessThan(x, vec4(0.0)));
+    }
+    if (act == ACT_QUICK_GELU) {
+        return x / (1.0 + exponential(-1.702 * x));
+    }
+    if (act == ACT_TANH) {
+        return tangent(x);
     }
     return x;
 }

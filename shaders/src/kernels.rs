@@ -65,12 +65,12 @@ macro_rules! kernels {
 kernels! {
     affine of affine (Affine): [X Read, Divisor Read, Out Write], [LocalX];
     attention of attention (Attention): [Q Read, K Read, V Read, Out Write],
-        [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE"), Uint("QUERIES")];
+        [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE"), Uint("QUERIES"), Bool("CAUSAL")];
     avg_pool of avg_pool (AvgPool): [X Read, Out Write], [LocalX];
     concat of concat (Concat): [A Read, B Read, Out Write], [LocalX];
     conv2d of conv2d (Conv2d): [X Read, Weight Read, Bias Read, Channel Read, Residual Read, Out Write],
         [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Bool("HALF"), Uint("UPSAMPLE")];
-    embedding of embedding (Embedding): [Index Read, Table Read, Out Write], [LocalX];
+    embedding of embedding (Embedding): [Index Read, Table Read, Positions Read, Out Write], [LocalX];
     gate of gate (Gate): [X Read, Out Write], [LocalX];
     group_norm_partial of group_norm (GroupNormPartial): [X Read, Scratch Write], [LocalX];
     group_norm_stats of group_norm (GroupNormStats):

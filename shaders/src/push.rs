@@ -54,11 +54,11 @@ push! {
     /// Of `concat.comp`.
     Concat { items: u32, c4: u32, ca: u32, cb: u32, a_image: u32, b_image: u32, out_image: u32, }
     /// Of `embedding.comp`.
-    Embedding { items: u32, c4: u32, count: u32, index_image: u32, out_image: u32, }
+    Embedding { items: u32, c4: u32, count: u32, index_image: u32, out_image: u32, has_positions: u32, }
     /// Of `affine.comp`.
     Affine {
         items: u32, c4: u32, c: u32, x_image: u32, divisor_image: u32, out_image: u32,
-        has_divisor: u32, scale: f32, shift: f32,
+        has_divisor: u32, scale: f32, shift: f32, act: u32,
     }
     /// Of `layer_norm.comp`; `items`: pixels.
     LayerNorm { items: u32, c4: u32, c: u32, x_image: u32, out_image: u32, eps: f32, }

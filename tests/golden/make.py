@@ -64,6 +64,8 @@ ACTS = {
     "mish": F.mish,
     "gelu": F.gelu,
     "relu": F.relu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "tanh": torch.tanh,
 }
 
 
@@ -124,16 +126,20 @@ class Ops:
         self.add("group_norm", dict(groups=groups, eps=eps, act=act),
                  [nhwc(x), None if s is None else s.view(1, 1, -1), None], [gamma, beta], nhwc(y), nhwc(y).shape)
 
-    def attention(self, q_hw, k_hw, heads, head_dim, std=1.0, scale=None):
+    def attention(self, q_hw, k_hw, heads, head_dim, std=1.0, scale=None, causal=False):
         g = self.gen
         c = heads * head_dim
         scale = head_dim ** -0.5 if scale is None else scale
         scale = float(np.float32(scale))
         q, k, v = rand(g, *q_hw, c, std=std), rand(g, *k_hw, c, std=std), rand(g, *k_hw, c)
         split = lambda t: t.double().reshape(-1, heads, head_dim).transpose(0, 1)
-        y = torch.softmax(split(q) @ split(k).transpose(1, 2) * scale, dim=-1) @ split(v)
+        scores = split(q) @ split(k).transpose(1, 2) * scale
+        if causal:
+            scores += torch.full_like(scores, -torch.inf).triu(1)
+        y = torch.softmax(scores, dim=-1) @ split(v)
         y = y.transpose(0, 1).reshape(*q_hw, c)
-        self.add("attention", dict(heads=heads, head_dim=head_dim, scale=scale), [q, k, v], [], y, y.shape)
+        params = dict(heads=heads, head_dim=head_dim, scale=scale) | (dict(causal=True) if causal else {})
+        self.add("attention", params, [q, k, v], [], y, y.shape)
 
     def upsample(self, h, w, c, factor):
         x = rand(self.gen, 1, c, h, w)
@@ -150,12 +156,15 @@ class Ops:
         out = torch.cat([x, y], dim=2)
         self.add("concat", {}, [x, y, None], [], out, out.shape)
 
-    def embedding(self, h, w, count, dim):
+    def embedding(self, h, w, count, dim, positions=0):
         index = torch.randint(count, (h, w), generator=self.gen)
         index.view(-1)[-1] = count - 1
         table = rand(self.gen, count, dim)
-        out = F.embedding(index, table)
-        self.add("embedding", dict(count=count, dim=dim), [index[..., None].half(), None, None], [table], out, out.shape)
+        out, weights = F.embedding(index, table), [table]
+        if positions:
+            weights.append(rand(self.gen, positions, dim))
+            out = out.float() + weights[1][:h * w].float().reshape(h, w, dim)
+        self.add("embedding", dict(count=count, dim=dim), [index[..., None].half(), None, None], weights, out, out.shape)
 
     def layer_norm(self, h, w, c, eps=1e-5, mean=0.0, std=1.0):
         g = self.gen
@@ -170,14 +179,17 @@ class Ops:
         y = a * ACTS[act](b)
         self.add("gate", dict(act=act), [x, None, None], [], y, y.shape)
 
-    def affine(self, h, w, c, scale, shift, divisor=None):
-        x = rand(self.gen, h, w, c)
+    def affine(self, h, w, c, scale, shift, divisor=None, act=None, std=1.0):
+        x = rand(self.gen, h, w, c, std=std)
         y = x.double() * scale + shift
         d = None
         if divisor is not None:
             d = torch.tensor([[[divisor]]]).half()
             y = y / d.double()
-        self.add("affine", dict(scale=scale, shift=shift), [x, d, None], [], y, y.shape)
+        params = dict(scale=scale, shift=shift)
+        if act is not None:
+            y, params = ACTS[act](y), params | dict(act=act)
+        self.add("affine", params, [x, d, None], [], y, y.shape)
 
 
 def make_ops(to):
@@ -265,6 +277,25 @@ def make_ops(to):
     ops.gate(1, 2, 1280, "gelu")
     ops.gate(24, 23, 4, "gelu")
     ops.gate(1, 1, 5, "gelu", std=100.0)
+    # What text encoders and their decoders' clamps need.
+    for act in ("quick_gelu", "tanh"):
+        ops.conv2d(5, 6, 9, 7, kernel=(3, 3), pad=(1, 1, 1, 1), channel=True, residual=True, act=act)
+        ops.conv2d(1, 7, 24, 30, act=act)
+        ops.conv2d(5, 4, 3, 4, act=act, std=100.0)
+        ops.group_norm(5, 7, 12, 3, act=act)
+        ops.gate(3, 5, 7, act)
+    # Heads of whole vectors and others, of several blocks; more keys than a CPU's block; scores far apart.
+    ops.attention((1, 1), (1, 1), 2, 4, causal=True)
+    ops.attention((1, 77), (1, 77), 2, 16, causal=True)
+    ops.attention((1, 77), (1, 77), 3, 5, causal=True)
+    ops.attention((1, 13), (1, 13), 1, 68, causal=True)
+    ops.attention((17, 16), (17, 16), 2, 3, std=3.0, causal=True)
+    ops.embedding(1, 77, 50, 12, positions=77)
+    ops.embedding(1, 5, 9, 7, positions=11)
+    for act in ("none", "silu", "mish", "gelu", "relu", "quick_gelu", "tanh"):
+        ops.affine(3, 5, 6, 0.5, -0.25, act=act)
+    ops.affine(4, 4, 32, 1 / 3, 0.0, act="tanh", std=8.0)
+    ops.affine(4, 4, 5, 0.125, 0.0, act="tanh", std=0.5)
     save_file(ops.tensors, to / "ops.safetensors", {"cases": json.dumps(ops.cases)})
     print(f"ops: {len(ops.cases)} cases")
 

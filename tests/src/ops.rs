@@ -211,10 +211,9 @@ fn op(case: &Value) -> TestResult<Op> {
     let int = |key: &str| number(&p[key]);
     let real = |key: &str| p[key].as_f64().map(|v| v as f32).ok_or_else(|| format!("{case}: no {key}"));
     let act = || -> Result<Act, String> {
-        let known =
-            [("none", Act::None), ("silu", Act::Silu), ("mish", Act::Mish), ("gelu", Act::Gelu), ("relu", Act::Relu)];
-        let found = known.iter().find(|(name, _)| p["act"] == *name);
-        found.map(|(_, act)| *act).ok_or_else(|| format!("{case}: unknown activation"))
+        let names = ["none", "silu", "mish", "gelu", "relu", "quick_gelu", "tanh"];
+        let found = names.into_iter().zip(Act::ALL).find(|(name, _)| p["act"] == *name);
+        found.map(|(_, act)| act).ok_or_else(|| format!("{case}: unknown activation"))
     };
     Ok(match case["op"].as_str() {
         Some("conv2d") => Op::Conv2d(Conv2d {
@@ -229,13 +228,17 @@ fn op(case: &Value) -> TestResult<Op> {
         }),
         Some("group_norm") => Op::GroupNorm(GroupNorm { groups: int("groups")?, eps: real("eps")?, act: act()? }),
         Some("attention") => {
-            Op::Attention(Attention { heads: int("heads")?, head_dim: int("head_dim")?, scale: real("scale")? })
+            let (heads, head_dim, scale) = (int("heads")?, int("head_dim")?, real("scale")?);
+            Op::Attention(Attention { heads, head_dim, scale, causal: p["causal"] == true })
         }
         Some("upsample") => Op::Upsample(Upsample { factor: int("factor")? }),
         Some("avg_pool") => Op::AvgPool(AvgPool { size: int("size")? }),
         Some("concat") => Op::Concat(Concat),
         Some("embedding") => Op::Embedding(Embedding { count: int("count")?, dim: int("dim")? }),
-        Some("affine") => Op::Affine(Affine { scale: real("scale")?, shift: real("shift")? }),
+        Some("affine") => {
+            let (scale, shift) = (real("scale")?, real("shift")?);
+            Op::Affine(Affine { scale, shift, act: if p["act"].is_null() { Act::None } else { act()? } })
+        }
         Some("layer_norm") => Op::LayerNorm(LayerNorm { eps: real("eps")? }),
         Some("gate") => Op::Gate(Gate { act: act()? }),
         _ => return Err(format!("{case}: unknown op").into()),

@@ -1,5 +1,6 @@
 //! Graphs as little-endian 32-bit words: how nodes and tensors are written in a pack. A change here is another
-//! [`crate::pack::ABI`].
+//! [`crate::pack::ABI`], unless words that were 0 get a meaning: then older packs mean what they meant, and older readers refuse newer
+//! packs.
 
 use super::graph::{Input, Node, Projection, Tensor, TensorId, WeightId, WeightUse};
 use super::op::{
@@ -84,9 +85,9 @@ pub fn encode_node(node: &Node) -> [u32; NODE] {
             put(0, &[1]);
             put(6, &[groups, eps.to_bits(), act as u32]);
         }
-        Op::Attention(Attention { heads, head_dim, scale }) => {
+        Op::Attention(Attention { heads, head_dim, scale, causal }) => {
             put(0, &[2]);
-            put(6, &[heads, head_dim, scale.to_bits()]);
+            put(6, &[heads, head_dim, scale.to_bits(), u32::from(causal)]);
         }
         Op::Upsample(Upsample { factor }) => {
             put(0, &[3]);
@@ -101,9 +102,9 @@ pub fn encode_node(node: &Node) -> [u32; NODE] {
             put(0, &[6]);
             put(6, &[count, dim]);
         }
-        Op::Affine(Affine { scale, shift }) => {
+        Op::Affine(Affine { scale, shift, act }) => {
             put(0, &[7]);
-            put(6, &[scale.to_bits(), shift.to_bits()]);
+            put(6, &[scale.to_bits(), shift.to_bits(), act as u32]);
         }
         Op::LayerNorm(LayerNorm { eps }) => {
             put(0, &[8]);
@@ -132,12 +133,12 @@ pub fn decode_node(words: &[u32; NODE]) -> Option<Node> {
             act: act(p11)?,
         }),
         1 => Op::GroupNorm(GroupNorm { groups: p0, eps: f32::from_bits(p1), act: act(p2)? }),
-        2 => Op::Attention(Attention { heads: p0, head_dim: p1, scale: f32::from_bits(p2) }),
+        2 => Op::Attention(Attention { heads: p0, head_dim: p1, scale: f32::from_bits(p2), causal: p3 != 0 }),
         3 => Op::Upsample(Upsample { factor: p0 }),
         4 => Op::AvgPool(AvgPool { size: p0 }),
         5 => Op::Concat(Concat),
         6 => Op::Embedding(Embedding { count: p0, dim: p1 }),
-        7 => Op::Affine(Affine { scale: f32::from_bits(p0), shift: f32::from_bits(p1) }),
+        7 => Op::Affine(Affine { scale: f32::from_bits(p0), shift: f32::from_bits(p1), act: act(p2)? }),
         8 => Op::LayerNorm(LayerNorm { eps: f32::from_bits(p0) }),
         9 => Op::Gate(Gate { act: act(p0)? }),
         _ => return None,

@@ -105,7 +105,7 @@ impl<'a> Exec<'a> {
             Op::AvgPool(op) => op.run(input(0)?, shape(0)?, out, os),
             Op::Concat(_) if place.lazy => {}
             Op::Concat(op) => op.run(input(0)?, shape(0)?.c, input(1)?, shape(1)?.c, out),
-            Op::Embedding(op) => op.run(input(0)?, weight(0)?, out),
+            Op::Embedding(op) => op.run(input(0)?, weight(0)?, weight(1), out),
             Op::Affine(op) => op.run(input(0)?, option(1)?, out),
             Op::LayerNorm(op) => op.run(input(0)?, [weight(0)?, weight(1)?], out),
             Op::Gate(op) => op.run(input(0)?, os.c, out),

@@ -212,7 +212,7 @@ mod tests {
     fn with_graph(test: impl FnOnce(&Graph<'_>)) {
         let (mut nodes, mut tensors, mut weights) = ([EMPTY_NODE; 16], [EMPTY_TENSOR; 16], [EMPTY_WEIGHT; 1]);
         let mut g = GraphBuilder::new(&mut nodes, &mut tensors, &mut weights);
-        let double = Op::Affine(Affine { scale: 2.0, shift: 0.0 });
+        let double = Op::Affine(Affine::new(2.0, 0.0));
         let x = g.input(Input::Sample, Shape::new(5, 7, 3)).unwrap();
         let mut y = x;
         for _ in 0..4 {

@@ -271,7 +271,7 @@ fn with_settings(settings: &Settings<'_>) -> Result<Vec<u8>, PackError> {
     let (mut nodes, mut tensors, mut slots) = ([EMPTY_NODE; 1], [EMPTY_TENSOR; 2], [Slot::default(); 3]);
     let mut builder = GraphBuilder::new(&mut nodes, &mut tensors, &mut []);
     let x = builder.input(crate::nn::graph::Input::Sample, crate::nn::op::Shape::new(2, 2, 1))?;
-    let double = crate::nn::op::Op::Affine(crate::nn::op::Affine { scale: 2.0, shift: 0.0 });
+    let double = crate::nn::op::Op::Affine(crate::nn::op::Affine::new(2.0, 0.0));
     let y = builder.node(double, [Some(x), None, None], [None; 2])?;
     let mut bytes = Vec::new();
     let graph = builder.finish(y);

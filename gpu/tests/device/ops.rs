@@ -63,7 +63,7 @@ fn cases() -> Vec<One> {
         (shape(3, 3, 68), shape(3, 3, 68), 1, 68),
         (shape(3, 3, 138), shape(2, 5, 138), 2, 69),
     ] {
-        let op = Attention { heads, head_dim, scale: 1.3 / (head_dim as f32).sqrt() };
+        let op = Attention { heads, head_dim, scale: 1.3 / (head_dim as f32).sqrt(), causal: false };
         cases.push(One::new(Op::Attention(op), &[Some(q), Some(k), Some(k)], &[]));
     }
     cases.push(One::new(Op::Upsample(Upsample { factor: 3 }), &[Some(shape(5, 4, 6))], &[]));
@@ -74,7 +74,7 @@ fn cases() -> Vec<One> {
     }
     let table = Some(([9, 6, 1, 1], Table));
     cases.push(One::new(Op::Embedding(Embedding { count: 9, dim: 6 }), &[Some(shape(2, 5, 1))], &[table]));
-    let affine = Op::Affine(Affine { scale: 1.5, shift: -0.25 });
+    let affine = Op::Affine(Affine::new(1.5, -0.25));
     cases.push(One::new(affine, &[Some(shape(5, 3, 6))], &[]));
     cases.push(One::new(affine, &[Some(shape(1, 3, 7)), Some(Shape::vector(1))], &[]));
     for x in [shape(5, 7, 6), shape(1, 1, 1), shape(3, 4, 320)] {

@@ -149,7 +149,7 @@ pub(crate) fn single(
     Network::build(|mut g, _| {
         let mut first = [None; MAX_INPUTS];
         first[0] = Some(g.input(Input::Embedding, Shape::vector(4))?);
-        g.node(Op::Affine(Affine { scale: 0.5, shift: 0.0 }), first, [None; MAX_WEIGHTS])?;
+        g.node(Op::Affine(Affine::new(0.5, 0.0)), first, [None; MAX_WEIGHTS])?;
         let mut tensors = [None; MAX_INPUTS];
         for (tensor, shape) in tensors.iter_mut().zip(inputs) {
             *tensor = shape.map(|shape| g.input(Input::Embedding, shape)).transpose()?;
@@ -169,5 +169,5 @@ pub(crate) fn single(
 /// # Errors
 /// None, as long as the op takes what it is given.
 pub(crate) fn trivial() -> Result<Network> {
-    single(Op::Affine(Affine { scale: 0.5, shift: 0.0 }), [Some(Shape::vector(4)), None, None], [None; MAX_WEIGHTS])
+    single(Op::Affine(Affine::new(0.5, 0.0)), [Some(Shape::vector(4)), None, None], [None; MAX_WEIGHTS])
 }

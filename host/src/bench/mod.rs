@@ -111,7 +111,7 @@ pub fn bench(model: &Model, options: &Options, request: &Request, stop: &Stop) -
 pub fn bench_nothing(request: &Request, stop: &Stop) -> Result<Measurement> {
     let network = Network::build(|mut g, _| {
         let x = g.input(Input::Sample, Shape::new(8, 8, 4))?;
-        let x = g.node(Op::Affine(Affine { scale: 0.5, shift: 0.0 }), [Some(x), None, None], [None; 2])?;
+        let x = g.node(Op::Affine(Affine::new(0.5, 0.0)), [Some(x), None, None], [None; 2])?;
         Ok(g.finish(x))
     })
     .map_err(|e: unfog_core::nn::graph::GraphError| {
@@ -221,7 +221,7 @@ fn device(request: &Request, stop: &Stop) -> Result<Option<Peak>> {
     }
     // 32 MiB of values, read and written.
     let shape = Shape::new(1024, 2048, 4);
-    let network = single(Op::Affine(Affine { scale: 0.5, shift: 0.0 }), [Some(shape), None, None], [None; 2])?;
+    let network = single(Op::Affine(Affine::new(0.5, 0.0)), [Some(shape), None, None], [None; 2])?;
     let time = bench.time(&network, &[], ENOUGH, stop)?;
     let bytes_per_second = 8.0 * shape.len() as f64 / time.as_secs_f64();
     let how = format!("{how} and a scaling of 32 MiB, by its own kernels");

@@ -138,7 +138,7 @@ fn attentions() -> Vec<Case> {
     let attend = |queries: Shape, keys: u32, heads: u32, head_dim: u32| {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let keys = Shape::new(1, keys, heads * head_dim);
-        Case::new(Op::Attention(Attention { heads, head_dim, scale }), &[queries, keys, keys])
+        Case::new(Op::Attention(Attention { heads, head_dim, scale, causal: false }), &[queries, keys, keys])
     };
     let dims = [6, 8, 16, 24, 32, 40, 64, 80, 96, 128, 160];
     let mut cases: Vec<Case> = dims.into_iter().map(|dim| attend(Shape::new(8, 8, 2 * dim), 64, 2, dim)).collect();
@@ -146,6 +146,11 @@ fn attentions() -> Vec<Case> {
     cases.push(attend(Shape::new(8, 8, 320), 77, 8, 40));
     cases.push(attend(Shape::new(16, 16, 64), 256, 2, 32));
     cases.push(attend(Shape::new(5, 3, 16), 3, 1, 16));
+    // As text encoders attend: heads of one block and of several, aligned and not.
+    for (tokens, heads, head_dim) in [(77, 2, 64), (77, 1, 80), (13, 3, 6)] {
+        let op = Attention { heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), causal: true };
+        cases.push(Case::new(Op::Attention(op), &[Shape::new(1, tokens, heads * head_dim); 3]));
+    }
     cases
 }
 
@@ -165,10 +170,15 @@ pub(super) fn all() -> Vec<Case> {
         cases.push(Case::new(Op::Concat(Concat), &[x, Shape::new(8, 6, 19)]));
         cases.push(Case::new(Op::Concat(Concat), &[x, Shape::new(8, 6, 64)]));
         let table = ([7, c, 1, 1], WeightUse::Table);
-        cases.push(Case::new(Op::Embedding(Embedding { count: 7, dim: c }), &[Shape::vector(1)]).weigh(&[table]));
-        let affine = Op::Affine(Affine { scale: 0.75, shift: -0.5 });
+        let embedding = Op::Embedding(Embedding { count: 7, dim: c });
+        cases.push(Case::new(embedding, &[Shape::vector(1)]).weigh(&[table]));
+        cases.push(Case::new(embedding, &[Shape::new(1, 11, 1)]).weigh(&[table, ([12, c, 1, 1], WeightUse::Table)]));
+        let affine = Op::Affine(Affine::new(0.75, -0.5));
         cases.push(Case::new(affine, &[x]));
         cases.push(Case::new(affine, &[x, Shape::vector(1)]));
+    }
+    for act in Act::ALL {
+        cases.push(Case::new(Op::Affine(Affine { act, ..Affine::new(1.5, 0.25) }), &[Shape::new(5, 3, 26)]));
     }
     cases
 }

@@ -85,15 +85,23 @@ impl Task for Head<'_, '_> {
             let queries = &q[(part.row + start) * c + first..];
             let (mut max, mut sum) = ([f32::NEG_INFINITY; QUERIES], [0.0_f32; QUERIES]);
             results.fill(0.0);
-            for key in (0..keys).step_by(KEYS) {
-                let block = KEYS.min(keys - key);
+            // The keys up to a query's own, where it sees no others.
+            let first_seen = if op.causal { part.row + start + 1 } else { keys };
+            let seen = keys.min(first_seen + count - 1);
+            for key in (0..seen).step_by(KEYS) {
+                let block = KEYS.min(seen - key);
                 for column in (0..block).step_by(PANEL) {
                     let panel = &key_panels[(key + column) * d..][..PANEL * d];
                     let mut work = Scores { queries, c, panel, scores: &mut scores[column..] };
                     tiles::<S, NV>(simd, 0, count, &mut work);
                 }
                 for (i, row) in scores.chunks_exact_mut(KEYS).take(count).enumerate() {
-                    let shrink = weigh(&mut row[..block], op.scale, &mut max[i], &mut sum[i]);
+                    let (row, unseen) = row[..block].split_at_mut((first_seen + i).saturating_sub(key).min(block));
+                    unseen.fill(0.0);
+                    if row.is_empty() {
+                        continue;
+                    }
+                    let shrink = weigh(row, op.scale, &mut max[i], &mut sum[i]);
                     if shrink != 1.0 {
                         for results in results.chunks_exact_mut(QUERIES * PANEL) {
                             results[i * PANEL..][..PANEL].iter_mut().for_each(|r| *r *= shrink);

@@ -34,6 +34,7 @@ pub(super) fn activate(act: Act, x: f32) -> f32 {
         Act::None => x,
         Act::Silu => x / (1.0 + exp(-x)),
         Act::Gelu => gelu(x),
+        Act::QuickGelu => x / (1.0 + exp(-1.702 * x)),
         act => act.apply(x),
     }
 }
@@ -63,6 +64,10 @@ fn apply(arch: Arch, act: Act, values: &mut [f32]) {
         Act::Gelu => arch.dispatch(
             #[inline(always)]
             || values.iter_mut().for_each(|v| *v = gelu(*v)),
+        ),
+        Act::QuickGelu => arch.dispatch(
+            #[inline(always)]
+            || values.iter_mut().for_each(|v| *v = activate(Act::QuickGelu, *v)),
         ),
         act => values.iter_mut().for_each(|v| *v = activate(act, *v)),
     }

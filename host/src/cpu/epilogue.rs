@@ -71,6 +71,7 @@ impl<'a> Epilogue<'a> {
         match self.act {
             Act::None => {}
             Act::Silu => out.iter_mut().for_each(|v| *v = activate(Act::Silu, *v)),
+            Act::QuickGelu => out.iter_mut().for_each(|v| *v = activate(Act::QuickGelu, *v)),
             act => out.iter_mut().for_each(|v| *v = activate(act, *v)),
         }
     }

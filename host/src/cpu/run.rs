@@ -104,7 +104,7 @@ impl Network<'_, '_> {
             (Op::Upsample(op), ..) => each(out, &|x, out, _| op.run(x, xs, out, os)),
             (Op::AvgPool(op), ..) => each(out, &|x, out, _| op.run(x, xs, out, os)),
             (Op::Concat(op), Some(b), ..) => concat(op, [x, b], [xs.c, os.c - xs.c], out),
-            (Op::Embedding(op), _, _, Some(table), _) => op.run(x, table, out),
+            (Op::Embedding(op), _, _, Some(table), _) => each(out, &|x, out, _| op.run(x, table, weight(1), out)),
             (Op::Affine(op), divisor, ..) => each(out, &|x, out, i| op.run(x, divisor.map(|d| &d[i..]), out)),
             (Op::LayerNorm(op), _, _, _, Some(beta)) => {
                 kernels.layer_norm(&op, x, [vector(0).unwrap_or_default(), beta], out);

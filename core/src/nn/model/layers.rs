@@ -5,8 +5,9 @@ use core::fmt::Write;
 use heapless::String;
 
 use super::ConfigError;
+use crate::math;
 use crate::nn::graph::{GraphBuilder, GraphError, TensorId, WeightId, WeightNames, WeightUse};
-use crate::nn::op::{Act, AvgPool, Conv2d, GroupNorm, Op, Upsample};
+use crate::nn::op::{Act, Attention, AvgPool, Conv2d, GroupNorm, Op, Upsample};
 
 /// A weight's place in the model: `down_blocks.0.resnets.1` and the like.
 type Path = String<96>;
@@ -41,8 +42,8 @@ pub(super) struct Layers<'a, 'n> {
     pub(super) g: GraphBuilder<'a>,
     pub(super) names: WeightNames<'n>,
     pub(super) style: Style,
-    /// The activated time embedding.
-    pub(super) temb: TensorId,
+    /// The activated time embedding, if there is one.
+    pub(super) temb: Option<TensorId>,
 }
 
 impl Layers<'_, '_> {
@@ -88,9 +89,14 @@ impl Layers<'_, '_> {
                 residual = self.g.node(Op::Upsample(Upsample { factor: 2 }), [Some(x), None, None], [None; 2])?;
             }
         }
-        let linear = Conv2d::linear(time_dim, if scale_shift { 2 * out_c } else { out_c });
-        let time = self.conv(&path(format_args!("{name}.time_emb_proj"))?, linear, self.temb, [None; 2])?;
-        let (channel, scale_shift) = if scale_shift { (None, Some(time)) } else { (Some(time), None) };
+        let time = match self.temb {
+            Some(temb) => {
+                let linear = Conv2d::linear(time_dim, if scale_shift { 2 * out_c } else { out_c });
+                Some(self.conv(&path(format_args!("{name}.time_emb_proj"))?, linear, temb, [None; 2])?)
+            }
+            None => None,
+        };
+        let (channel, scale_shift) = if scale_shift { (None, time) } else { (time, None) };
         hidden = self.conv(&path(format_args!("{name}.conv1"))?, conv1, hidden, [channel, None])?;
         hidden = self.norm(&path(format_args!("{name}.norm2"))?, hidden, scale_shift, norm)?;
         if in_c != out_c {
@@ -117,6 +123,34 @@ impl Layers<'_, '_> {
         let c = self.g.shape(x).c;
         let conv = Conv2d { upsample: 2, ..Conv2d::new(c, c, 3, 1) };
         self.conv(&path(format_args!("{name}.conv"))?, conv, x, [None; 2])
+    }
+
+    /// `Attention` over the pixels in heads of `head_dim` channels, with its normalisation and residual.
+    pub(super) fn attention(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        norm: Option<GroupNorm>,
+        head_dim: u32,
+        scale_factor: f32,
+    ) -> Result<TensorId, ConfigError> {
+        let c = self.g.shape(x).c;
+        let heads = c.checked_div(head_dim).unwrap_or(0);
+        if heads == 0 {
+            return Err(ConfigError::HeadDim { head_dim, channels: c });
+        }
+        let hidden = match norm {
+            Some(norm) => self.norm(&path(format_args!("{name}.group_norm"))?, x, None, norm)?,
+            None => x,
+        };
+        let inner = heads * head_dim;
+        let mut project =
+            |part: &str| self.conv(&path(format_args!("{name}.{part}"))?, Conv2d::linear(c, inner), hidden, [None; 2]);
+        let (q, k, v) = (project("to_q")?, project("to_k")?, project("to_v")?);
+        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false };
+        let mixed = self.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
+        let out = Conv2d { scale: 1.0 / scale_factor, ..Conv2d::linear(inner, c) };
+        self.conv(&path(format_args!("{name}.to_out.0"))?, out, mixed, [None, Some(x)])
     }
 
     /// A group normalisation.
@@ -169,7 +203,17 @@ impl Layers<'_, '_> {
         out_c: u32,
         residual: Option<TensorId>,
     ) -> Result<TensorId, ConfigError> {
-        let op = Conv2d::linear(self.g.shape(x).c, out_c);
+        self.bare(name, Conv2d::linear(self.g.shape(x).c, out_c), x, residual)
+    }
+
+    /// A convolution without a bias; `residual` is added.
+    pub(super) fn bare(
+        &mut self,
+        name: &str,
+        op: Conv2d,
+        x: TensorId,
+        residual: Option<TensorId>,
+    ) -> Result<TensorId, ConfigError> {
         let kernel = self.kernel(name, op)?;
         Ok(self.g.node(Op::Conv2d(op), [Some(x), None, residual], [Some(kernel), None])?)
     }

@@ -4,11 +4,10 @@ use heapless::Vec;
 
 use super::layers::{Change, Layers, Style, path};
 use super::{ConfigError, MAX_LAYERS, MAX_LEVELS};
-use crate::math;
 use crate::nn::graph::{
     Graph, GraphBuilder, GraphError, Input, Projection, TensorId, WeightId, WeightNames, WeightUse,
 };
-use crate::nn::op::{Act, Affine, Attention, Concat, Conv2d, Embedding, GroupNorm, Op, Shape};
+use crate::nn::op::{Act, Affine, Concat, Conv2d, Embedding, GroupNorm, Op, Shape};
 
 /// What a block on the way down or up is made of, beside its residual layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +208,7 @@ pub fn build<'a>(
         scale_shift: config.scale_shift,
         time_dim: config.time_dim(),
     };
-    Net { config, layers: Layers { g: builder, names, style, temb: TensorId(0) } }.build(h, w)
+    Net { config, layers: Layers { g: builder, names, style, temb: None } }.build(h, w)
 }
 
 impl Default for Config {
@@ -251,13 +250,9 @@ impl<'a> Net<'_, 'a, '_> {
     fn build(mut self, h: u32, w: u32) -> Result<Graph<'a>, ConfigError> {
         let config = self.config;
         let sample = self.layers.g.input(Input::Sample, Shape::new(h, w, config.in_channels))?;
-        self.layers.temb = self.time_embedding()?;
+        self.layers.temb = Some(self.time_embedding()?);
         let centered = match config.center_input_sample {
-            true => self.layers.g.node(
-                Op::Affine(Affine { scale: 2.0, shift: -1.0 }),
-                [Some(sample), None, None],
-                [None; 2],
-            )?,
+            true => self.layers.g.node(Op::Affine(Affine::new(2.0, -1.0)), [Some(sample), None, None], [None; 2])?,
             false => sample,
         };
         let first = config.block_out_channels[0];
@@ -317,11 +312,7 @@ impl<'a> Net<'_, 'a, '_> {
         x = self.layers.conv("conv_out", Conv2d::new(first, config.out_channels, 3, 1), x, [None; 2])?;
         if config.time_embedding == TimeEmbedding::Fourier {
             let time = self.layers.g.input(Input::Time(Projection::Value), Shape::vector(1))?;
-            x = self.layers.g.node(
-                Op::Affine(Affine { scale: 1.0, shift: 0.0 }),
-                [Some(x), Some(time), None],
-                [None; 2],
-            )?;
+            x = self.layers.g.node(Op::Affine(Affine::new(1.0, 0.0)), [Some(x), Some(time), None], [None; 2])?;
         }
         Ok(self.layers.g.finish(x))
     }
@@ -424,26 +415,8 @@ impl<'a> Net<'_, 'a, '_> {
         groups: Option<u32>,
         scale_factor: f32,
     ) -> Result<TensorId, ConfigError> {
-        let c = self.layers.g.shape(x).c;
-        let head_dim = self.config.attention_head_dim.unwrap_or(c);
-        let heads = c / head_dim;
-        if heads == 0 {
-            return Err(ConfigError::HeadDim { head_dim, channels: c });
-        }
-        let hidden = match groups {
-            Some(groups) => {
-                self.layers.norm(&path(format_args!("{name}.group_norm"))?, x, None, self.norm(groups, Act::None))?
-            }
-            None => x,
-        };
-        let inner = heads * head_dim;
-        let mut project = |part: &str| {
-            self.layers.conv(&path(format_args!("{name}.{part}"))?, Conv2d::linear(c, inner), hidden, [None; 2])
-        };
-        let (q, k, v) = (project("to_q")?, project("to_k")?, project("to_v")?);
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32) };
-        let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
-        let out = Conv2d { scale: 1.0 / scale_factor, ..Conv2d::linear(inner, c) };
-        self.layers.conv(&path(format_args!("{name}.to_out.0"))?, out, mixed, [None, Some(x)])
+        let head_dim = self.config.attention_head_dim.unwrap_or(self.layers.g.shape(x).c);
+        let norm = groups.map(|groups| self.norm(groups, Act::None));
+        self.layers.attention(name, x, norm, head_dim, scale_factor)
     }
 }

@@ -207,7 +207,7 @@ pub fn build<'a>(
         scale_shift: config.scale_shift,
         time_dim: config.time_dim(),
     };
-    let layers = Layers { g: builder, names, style, temb: TensorId(0) };
+    let layers = Layers { g: builder, names, style, temb: None };
     Net { config, layers, tokens: TensorId(0) }.build(Shape::new(h, w, config.in_channels), tokens)
 }
 
@@ -229,14 +229,14 @@ impl<'a> Net<'_, 'a, '_> {
         };
         let token_dim = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
         self.tokens = self.layers.g.input(Input::Embedding, Shape::new(1, tokens, token_dim))?;
-        self.layers.temb = self.time_embedding(first.channels)?;
+        self.layers.temb = Some(self.time_embedding(first.channels)?);
         if config.encoder_hid_dim.is_some() {
             let linear = Conv2d::linear(token_dim, config.cross_attention_dim);
             self.tokens = self.layers.conv("encoder_hid_proj", linear, self.tokens, [None; 2])?;
         }
         let centered = match config.center_input_sample {
             true => {
-                let affine = Op::Affine(Affine { scale: 2.0, shift: -1.0 });
+                let affine = Op::Affine(Affine::new(2.0, -1.0));
                 self.layers.g.node(affine, [Some(sample), None, None], [None; 2])?
             }
             false => sample,
@@ -389,7 +389,7 @@ impl<'a> Net<'_, 'a, '_> {
         let q = self.layers.linear(&path(format_args!("{name}.attn{n}.to_q"))?, hidden, inner, None)?;
         let k = self.layers.linear(&path(format_args!("{name}.attn{n}.to_k"))?, source, inner, None)?;
         let v = self.layers.linear(&path(format_args!("{name}.attn{n}.to_v"))?, source, inner, None)?;
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32) };
+        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false };
         let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
         let out = Conv2d::linear(inner, inner);
         self.layers.conv(&path(format_args!("{name}.attn{n}.to_out.0"))?, out, mixed, [None, Some(x)])

@@ -3,7 +3,8 @@
 use super::{MAX_INPUTS, Shape, ShapeError};
 use crate::math;
 
-/// `out = softmax(q k^T * scale) v`, for each head apart. Head `i` is the channels `i * head_dim ..`.
+/// `out = softmax(q k^T * scale) v`, for each head apart. Head `i` is the channels `i * head_dim ..`. Where it is causal, the query of a
+/// pixel sees the keys up to its own pixel alone.
 ///
 /// Inputs: `q` `[h, w, heads * head_dim]`, `k` and `v` `[hk, wk, heads * head_dim]`; the output has the shape of `q`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +15,8 @@ pub struct Attention {
     pub head_dim: u32,
     /// Factor on the scores, usually `head_dim^-1/2`.
     pub scale: f32,
+    /// Query `i` sees keys `0..=i` alone (text); there are as many keys as queries.
+    pub causal: bool,
 }
 
 impl Attention {
@@ -27,6 +30,9 @@ impl Attention {
         if k != v || k.c != q.c {
             return Err(ShapeError::Mismatch(k, v));
         }
+        if self.causal && k != q {
+            return Err(ShapeError::Mismatch(q, k));
+        }
         Ok(q)
     }
 
@@ -34,11 +40,12 @@ impl Attention {
     /// in order, the output itself as accumulator.
     pub fn run(&self, q: &[f32], qs: Shape, k: &[f32], v: &[f32], out: &mut [f32]) {
         let (c, d) = (qs.c as usize, self.head_dim as usize);
-        for (qp, op) in q.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
+        for (i, (qp, op)) in q.chunks_exact(c).zip(out.chunks_exact_mut(c)).enumerate() {
+            let keys = if self.causal { i + 1 } else { usize::MAX };
             for (qh, (oh, first)) in qp.chunks_exact(d).zip(op.chunks_exact_mut(d).zip((0..c).step_by(d))) {
                 let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0_f32);
                 oh.fill(0.0);
-                for (kp, vp) in k.chunks_exact(c).zip(v.chunks_exact(c)) {
+                for (kp, vp) in k.chunks_exact(c).zip(v.chunks_exact(c)).take(keys) {
                     let mut dot = 0.0;
                     for (a, b) in qh.iter().zip(&kp[first..first + d]) {
                         dot += a * b;

@@ -1,11 +1,12 @@
-//! A row of a learned table.
+//! Rows of a learned table.
 
 use super::{MAX_INPUTS, Shape, ShapeError};
 use crate::nn::weights::WeightData;
 
-/// Each pixel's one value, a whole number below `count` held as f32, becomes that row of the table.
+/// Each pixel's one value, a whole number below `count` held as f32, becomes that row of the table; the pixel's own row of a second
+/// table is added, where there is one (the positions of a text's tokens).
 ///
-/// Input: `index` `[h, w, 1]`. Weight: the table `[count, dim]`. Indices are checked where they enter
+/// Input: `index` `[h, w, 1]`. Weights: the table `[count, dim]`, and optionally that of the positions `[h * w or more, dim]`. Indices are checked where they enter
 /// (see [`crate::nn::project`]); one out of range reads row 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Embedding {
@@ -30,11 +31,14 @@ impl Embedding {
     }
 
     /// The twin.
-    pub fn run(&self, index: &[f32], table: WeightData<'_>, out: &mut [f32]) {
+    pub fn run(&self, index: &[f32], table: WeightData<'_>, positions: Option<WeightData<'_>>, out: &mut [f32]) {
         let dim = self.dim as usize;
-        for (&i, row) in index.iter().zip(out.chunks_exact_mut(dim)) {
+        for (p, (&i, row)) in index.iter().zip(out.chunks_exact_mut(dim)).enumerate() {
             let i = if i >= 0.0 && i < self.count as f32 { i as usize } else { 0 };
-            row.iter_mut().enumerate().for_each(|(j, v)| *v = table.at(i * dim + j));
+            for (j, v) in row.iter_mut().enumerate() {
+                let value = table.at(i * dim + j);
+                *v = positions.map_or(value, |positions| value + positions.at(p * dim + j));
+            }
         }
     }
 }

@@ -96,11 +96,15 @@ pub enum Act {
     Gelu = 3,
     /// `max(x, 0)`.
     Relu = 4,
+    /// `x * sigmoid(1.702 x)`, CLIP's approximation of the one before (Hendrycks & Gimpel 2016).
+    QuickGelu = 5,
+    /// The hyperbolic tangent.
+    Tanh = 6,
 }
 
 impl Act {
     /// Every activation, in the order of its number.
-    pub const ALL: [Act; 5] = [Act::None, Act::Silu, Act::Mish, Act::Gelu, Act::Relu];
+    pub const ALL: [Act; 7] = [Act::None, Act::Silu, Act::Mish, Act::Gelu, Act::Relu, Act::QuickGelu, Act::Tanh];
 
     /// The function's value at `x`.
     #[inline]
@@ -118,6 +122,8 @@ impl Act {
                     x
                 }
             }
+            Act::QuickGelu => x / (1.0 + math::exp(-1.702 * x)),
+            Act::Tanh => math::tanh(x),
         }
     }
 }
@@ -137,9 +143,9 @@ pub enum Op {
     AvgPool(AvgPool),
     /// Channels of two tensors, one after the other.
     Concat(Concat),
-    /// A row of a table.
+    /// Rows of a table.
     Embedding(Embedding),
-    /// `x * scale + shift`, optionally divided by a scalar.
+    /// `x * scale + shift`, optionally divided by a scalar, and an activation.
     Affine(Affine),
     /// Layer normalisation.
     LayerNorm(LayerNorm),
@@ -214,7 +220,11 @@ impl Op {
                 kernel == [op.out_c, op.in_c, op.kernel[0], op.kernel[1]] && bias.is_none_or(|b| b == vector)
             }
             (Op::GroupNorm(_) | Op::LayerNorm(_), [Some(gamma), Some(beta)]) => gamma == vector && beta == vector,
-            (Op::Embedding(op), [Some(table), None]) => table == [op.count, op.dim, 1, 1],
+            (Op::Embedding(op), [Some(table), positions]) => {
+                // A row for every pixel at least.
+                let enough = |[rows, dim, ..]: [u32; 4]| u64::from(rows) >= out.pixels() && dim == op.dim;
+                table == [op.count, op.dim, 1, 1] && positions.is_none_or(|p| enough(p) && p[2..] == [1, 1])
+            }
             (Op::Conv2d(_) | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::Embedding(_), _) => false,
             (_, weights) => weights == [None; MAX_WEIGHTS],
         };
