@@ -1,5 +1,6 @@
 //! Models as diffusers saves them: folders of configs and weights.
 
+mod autoencoder;
 mod classes;
 mod fields;
 mod hash;
@@ -8,6 +9,7 @@ mod network;
 mod packed;
 mod scheduler;
 mod source;
+mod text_encoder;
 mod unet2d;
 mod unet2d_condition;
 mod weights;
@@ -17,11 +19,13 @@ use std::path::Path;
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
 use unfog_core::nn::model::unet2d_condition as condition;
 
+pub use autoencoder::{Autoencoder, Encoded};
 pub use classes::Classes;
 pub use hash::Fingerprint;
 pub use network::Network;
 pub use scheduler::Scheduler;
 pub(crate) use scheduler::{KARRAS_RHO, Own, SCHEDULES, TCD_ETA};
+pub use text_encoder::TextEncoder;
 pub use weights::Weights;
 
 use crate::error::{Error, Result};
@@ -202,6 +206,25 @@ impl Model {
             }
             Origin::Pack(pack) => Ok(pack.scheduler()),
         }
+    }
+
+    /// The text encoders of a text model's folder, in the order in which its network's conditions have them; none if they are not there.
+    ///
+    /// # Errors
+    /// A damaged config; an architecture, option or value that is not known.
+    pub fn text_encoders(&self) -> Result<Vec<TextEncoder>> {
+        let Origin::UNet2dCondition(source, _) = &self.origin else { return Ok(Vec::new()) };
+        let parts = ["text_encoder", "text_encoder_2"].into_iter().filter_map(|name| source.part(name));
+        parts.map(|folder| TextEncoder::open(&folder)).collect()
+    }
+
+    /// The autoencoder of a latent model's folder, if it is there.
+    ///
+    /// # Errors
+    /// A damaged config; an architecture, option or value that is not known.
+    pub fn autoencoder(&self) -> Result<Option<Autoencoder>> {
+        let Origin::UNet2dCondition(source, _) = &self.origin else { return Ok(None) };
+        source.part("vae").map(|folder| Autoencoder::open(&folder)).transpose()
     }
 
     /// The network for pictures of `h` rows and `w` columns, without weights.

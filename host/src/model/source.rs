@@ -92,12 +92,30 @@ impl Source {
                     ("unet/diffusion_pytorch_model.safetensors".into(), Bytes::Static(embedded::WEIGHTS));
                 Ok(vec![Arc::new(WeightFile { name, bytes })])
             }
-            Source::Folder { network, .. } => weight_paths(network)?
-                .into_iter()
-                .map(|path| Ok(Arc::new(WeightFile { name: path.display().to_string(), bytes: mapped::map(&path)? })))
-                .collect(),
+            Source::Folder { network, .. } => weights_in(network, "diffusion_pytorch_model"),
         }
     }
+
+    /// The folder of one of a whole model's parts, if it has such a part.
+    pub(super) fn part(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Source::Folder { pipeline: Some(pipeline), .. } => Some(pipeline.join(name)).filter(|part| part.is_dir()),
+            _ => None,
+        }
+    }
+}
+
+/// The weights in a folder, mapped, in the order of the files' names. `stem` is how their names begin.
+pub(super) fn weights_in(folder: &Path, stem: &str) -> Result<Vec<Arc<WeightFile>>> {
+    weight_paths(folder, stem)?
+        .into_iter()
+        .map(|path| Ok(Arc::new(WeightFile { name: path.display().to_string(), bytes: mapped::map(&path)? })))
+        .collect()
+}
+
+/// The config.json of a folder.
+pub(super) fn config_in(folder: &Path) -> Result<Fields> {
+    fields(&folder.join("config.json"))
 }
 
 fn fields(path: &Path) -> Result<Fields> {
@@ -106,20 +124,21 @@ fn fields(path: &Path) -> Result<Fields> {
 
 /// The files that hold a network's weights: one file or several that an index names; plain, or else of one variant
 /// (`.fp16` and the like).
-fn weight_paths(folder: &Path) -> Result<Vec<PathBuf>> {
-    const STEM: &str = "diffusion_pytorch_model";
+fn weight_paths(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     for variant in ["", ".fp16", ".bf16"] {
-        let single = folder.join(format!("{STEM}{variant}.safetensors"));
+        let single = folder.join(format!("{stem}{variant}.safetensors"));
         if single.is_file() {
             return Ok(vec![single]);
         }
-        let index = folder.join(format!("{STEM}.safetensors.index{variant}.json"));
+        let index = folder.join(format!("{stem}.safetensors.index{variant}.json"));
         if index.is_file() {
             return shards(folder, &index);
         }
     }
-    let missing = Error::failure(format!("the folder {} lacks {STEM}.safetensors", folder.display()));
-    Err(match folder.join(format!("{STEM}.bin")).is_file() {
+    let missing = Error::failure(format!("the folder {} lacks {stem}.safetensors", folder.display()));
+    // diffusers' and transformers' names.
+    let pickled = [format!("{stem}.bin"), "pytorch_model.bin".into()];
+    Err(match pickled.iter().any(|name| folder.join(name).is_file()) {
         true => missing.hint("it holds PyTorch's .bin; save the model again with safe_serialization=True"),
         false => missing,
     })

@@ -70,7 +70,7 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
         downsample_padding: fields.u32("downsample_padding", 1)?,
         downsample: fields.choice("downsample_type", Resample::Conv, &resample)?,
         upsample: fields.choice("upsample_type", Resample::Conv, &resample)?,
-        act: activation(fields)?,
+        act: activation(fields, "silu")?,
         attention_head_dim: match fields.is_null("attention_head_dim") {
             true => None,
             false => Some(fields.u32("attention_head_dim", 8)?),
@@ -114,9 +114,9 @@ fn class_embedding(fields: &Fields) -> Result<ClassEmbedding> {
     }
 }
 
-pub(super) fn activation(fields: &Fields) -> Result<Act> {
+pub(super) fn activation(fields: &Fields, default: &str) -> Result<Act> {
     // diffusers lowers the case of the name (`get_activation`).
-    match fields.text("act_fn", "silu")?.to_lowercase().as_str() {
+    match fields.text("act_fn", default)?.to_lowercase().as_str() {
         "silu" | "swish" => Ok(Act::Silu),
         "mish" => Ok(Act::Mish),
         "gelu" => Ok(Act::Gelu),
@@ -147,6 +147,15 @@ pub(super) fn explain(e: ConfigError, h: u32, w: u32) -> Error {
         }
         ConfigError::HeadDim { head_dim, channels } => {
             Error::failure(format!("the network's attention_head_dim {head_dim} does not fit {channels} channels"))
+        }
+        ConfigError::Heads { heads, channels } => {
+            Error::failure(format!("the network's {heads} attention heads don't divide its {channels} channels"))
+        }
+        ConfigError::Tokens { most } => {
+            Error::usage(format!("this network can't take as many tokens: it has room for 1 to {most}"))
+        }
+        ConfigError::Skip { layers } => {
+            Error::usage(format!("this network has {layers} layers; no more can be left out"))
         }
         ConfigError::Graph(e) => super::network::explain(e),
     }

@@ -66,7 +66,7 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
             scale => scale,
         },
         downsample_padding: fields.u32("downsample_padding", 1)?,
-        act: activation(fields)?,
+        act: activation(fields, "silu")?,
         norm_num_groups: fields.u32("norm_num_groups", 32)?,
         norm_eps: fields.f64("norm_eps", 1e-5)? as f32,
         scale_shift: fields.choice(
@@ -126,7 +126,7 @@ fn levels(fields: &Fields) -> Result<Vec<Level>> {
 }
 
 /// Whether each block of a list is the second of two kinds, which has attention.
-fn blocks(fields: &Fields, key: &str, default: &[&str], [plain, attention]: [&str; 2]) -> Result<Vec<bool>> {
+pub(super) fn blocks(fields: &Fields, key: &str, default: &[&str], [plain, attention]: [&str; 2]) -> Result<Vec<bool>> {
     let known = |name: &str| match name {
         name if name == plain => Ok(false),
         name if name == attention => Ok(true),

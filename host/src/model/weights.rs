@@ -173,7 +173,9 @@ impl Header {
 
 fn find(headers: &[Header], name: &str) -> Option<Found> {
     let old = old_name(name);
-    [Some(name), old.as_deref()].into_iter().flatten().find_map(|name| {
+    // transformers 5 saves a bare text encoder without its prefix.
+    let bare = name.strip_prefix("text_model.");
+    [Some(name), old.as_deref(), bare].into_iter().flatten().find_map(|name| {
         headers.iter().enumerate().find_map(|(file, header)| {
             let info = header.metadata.info(name)?;
             let (start, end) = info.data_offsets;

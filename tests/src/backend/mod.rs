@@ -116,10 +116,23 @@ impl Backend {
     /// # Errors
     /// The backend's.
     pub fn denoiser<'a>(&self, net: &'a Net, embeddings: &[&[f32]]) -> TestResult<Denoiser<'a>> {
+        self.network(net.graph, net.weights, embeddings)
+    }
+
+    /// A graph with an image on this backend; `embeddings` as above.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn network<'a>(
+        &self,
+        graph: Graph<'a>,
+        weights: &'a [WeightData<'a>],
+        embeddings: &[&[f32]],
+    ) -> TestResult<Denoiser<'a>> {
         match self {
-            Backend::Reference => denoiser::reference(net, embeddings),
-            Backend::Cpu(options) => denoiser::cpu(net, embeddings, *options),
-            Backend::Vulkan { gpu, options } => denoiser::vulkan(&gpu.context, net, embeddings, *options),
+            Backend::Reference => denoiser::reference(graph, weights, embeddings),
+            Backend::Cpu(options) => denoiser::cpu(graph, weights, embeddings, *options),
+            Backend::Vulkan { gpu, options } => denoiser::vulkan(&gpu.context, graph, weights, embeddings, *options),
         }
     }
 }

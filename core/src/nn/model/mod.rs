@@ -1,5 +1,9 @@
 //! Published architectures: a config becomes a graph, and the weights' names are told to the caller.
 
+pub mod autoencoder_kl;
+pub mod autoencoder_tiny;
+pub mod clip_text;
+pub mod latents;
 mod layers;
 pub mod unet2d;
 pub mod unet2d_condition;
@@ -31,6 +35,23 @@ pub enum ConfigError {
         head_dim: u32,
         /// The channels.
         channels: u32,
+    },
+    /// The attention heads don't divide the channels.
+    Heads {
+        /// `num_attention_heads`.
+        heads: u32,
+        /// The channels that they should divide.
+        channels: u32,
+    },
+    /// A text has no token, or more than there are positions.
+    Tokens {
+        /// `max_position_embeddings`.
+        most: u32,
+    },
+    /// More layers are left out than there are.
+    Skip {
+        /// `num_hidden_layers`.
+        layers: u32,
     },
     /// A level has an odd number of rows or columns, so that the way up doesn't meet the way down.
     Size {
