@@ -32,6 +32,7 @@ pub mod schedule;
 pub mod settings;
 pub mod stop;
 pub mod tensors;
+pub mod text;
 
 pub use error::{Error, Result};
 pub use unfog_core::nn::cost;

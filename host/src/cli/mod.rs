@@ -10,6 +10,7 @@ mod pack;
 mod progress;
 mod sample;
 mod schedule;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ enum Command {
     Devices(devices::Args),
     Bench(bench::Args),
     Pack(pack::Args),
+    Tokens(tokens::Args),
 }
 
 /// Runs the command that the process's arguments name.
@@ -66,6 +68,7 @@ fn run(command: Command) -> Result<()> {
         Command::Devices(args) => devices::run(&args, &stop),
         Command::Bench(args) => bench::run(&args, &stop),
         Command::Pack(args) => pack::run(&args),
+        Command::Tokens(args) => tokens::run(&args),
     }
 }
 

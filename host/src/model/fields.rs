@@ -47,6 +47,16 @@ impl Fields {
         self.map.get(key).is_some_and(Value::is_null)
     }
 
+    /// True when `key` is there, null or not.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// All keys and their values.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.map.iter()
+    }
+
     /// The error of a key that doesn't hold what it should.
     pub(crate) fn refuse(&self, key: &str, expected: &str) -> Error {
         let found = self.map.get(key).map_or("nothing".into(), Value::to_string);

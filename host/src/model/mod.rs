@@ -2,7 +2,7 @@
 
 mod autoencoder;
 mod classes;
-mod fields;
+pub(crate) mod fields;
 mod hash;
 mod mapped;
 mod network;

@@ -6,5 +6,6 @@ mod common;
 mod interrupt;
 mod loading;
 mod sample;
+mod tokens;
 #[cfg(feature = "vulkan")]
 mod vram;
