@@ -6,6 +6,7 @@ pub(crate) mod fields;
 mod hash;
 mod mapped;
 mod network;
+mod original;
 mod packed;
 mod scheduler;
 mod source;
@@ -32,7 +33,7 @@ use crate::error::{Error, Result};
 use classes::Labels;
 use fields::Fields;
 use packed::Packed;
-use source::Source;
+use source::{FileKind, Source};
 
 /// The pipelines whose way from noise to picture is the one of this library.
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
@@ -87,15 +88,15 @@ fn read_index(model: &str, index: Option<(String, Vec<u8>)>, known: &[&str]) -> 
 }
 
 impl Model {
-    /// The model at `path` (a folder as diffusers saves it, the folder of a network alone, or a file that `unfog pack` wrote), or
-    /// the one in this library, glyph-tiny.
+    /// The model at `path` (a folder as diffusers saves it, the folder of a network alone, a safetensors file of Stable Diffusion with
+    /// its original names, or a file that `unfog pack` wrote), or the one in this library, glyph-tiny.
     ///
     /// # Errors
     /// A missing file; an architecture, option or value that is not known.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         let name = path.map_or("glyph-tiny".into(), |path| path.display().to_string());
         let (origin, index, size, labels) = match path {
-            Some(path) if path.exists() && !path.is_dir() => {
+            Some(path) if path.exists() && !path.is_dir() && FileKind::of(path)? == FileKind::Other => {
                 let pack = Packed::open(path)?;
                 let index = read_index(&name, pack.index(), &[PIPELINES, TEXT_PIPELINES].concat())?;
                 let [image, _] = pack.shapes();
@@ -245,7 +246,7 @@ impl Model {
     /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
     pub fn weights(&self, network: &Network) -> Result<Weights> {
         match &self.origin {
-            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => Weights::load(source.weights()?, network),
+            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => source.load(network),
             Origin::Pack(pack) => Weights::packed(pack.file(), network),
         }
     }

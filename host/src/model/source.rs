@@ -1,12 +1,16 @@
 //! Where a model's files are: a folder, or the binary itself.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fields::Fields;
 use super::mapped::{self, Bytes};
-use super::weights::WeightFile;
+use super::network::Network;
+use super::original::{Original, Part};
+use super::weights::{WeightFile, Weights};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -26,13 +30,62 @@ pub(super) enum Source {
     Embedded,
     /// In folders: the whole model's, if it has one, and the network's.
     Folder { pipeline: Option<PathBuf>, network: PathBuf },
+    /// In one file with the original names of Stable Diffusion.
+    Original(Box<Original>),
+}
+
+/// What a file is, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileKind {
+    Safetensors,
+    Pickle,
+    Gguf,
+    /// A pack, or nothing that is known.
+    Other,
+}
+
+impl FileKind {
+    /// What the file at `path` is.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(super) fn of(path: &Path) -> Result<Self> {
+        let failed = |e| Error::failure(format!("can't read {}", path.display())).because(e);
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            // Reading a pipe would take from it what its reader needs.
+            return Ok(Self::Other);
+        }
+        let mut start = Vec::new();
+        File::open(path).and_then(|file| file.take(9).read_to_end(&mut start)).map_err(failed)?;
+        Ok(match start[..] {
+            // The eight bytes of a length, and JSON.
+            [.., b'{'] if start.len() == 9 => Self::Safetensors,
+            // A zip archive since PyTorch 1.6, a pickle of protocol 2 and up before.
+            [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Self::Pickle,
+            [b'G', b'G', b'U', b'F', ..] => Self::Gguf,
+            _ => Self::Other,
+        })
+    }
 }
 
 impl Source {
-    /// Finds the files of the model at `path`: a folder with a model_index.json, or a network's own folder.
+    /// Finds the files of the model at `path`: a folder with a model_index.json, a network's own folder, or a safetensors file with the
+    /// original names of Stable Diffusion.
     pub(super) fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::failure(format!("there is no model {}", path.display())));
+        }
+        if !path.is_dir() {
+            return match FileKind::of(path)? {
+                FileKind::Pickle => Err(Error::failure(format!(
+                    "{} is a pickle, which could run any program while it is read; unfog reads none",
+                    path.display()
+                ))
+                .hint("take the safetensors file of the model, or convert it where you trust it")),
+                FileKind::Gguf => Err(Error::failure(format!("{} is GGUF, which unfog does not read", path.display()))
+                    .hint("take the safetensors file of the model")),
+                _ => Original::open(path).map(|original| Self::Original(Box::new(original))),
+            };
         }
         let pipeline_at = |folder: PathBuf| folder.join("model_index.json").is_file().then_some(folder);
         if let Some(pipeline) = pipeline_at(path.to_path_buf()) {
@@ -60,7 +113,7 @@ impl Source {
                 let path = pipeline.join("model_index.json");
                 Ok(Some((path.display().to_string(), files::read(&path)?)))
             }
-            Source::Folder { pipeline: None, .. } => Ok(None),
+            Source::Folder { pipeline: None, .. } | Source::Original(_) => Ok(None),
         }
     }
 
@@ -69,6 +122,7 @@ impl Source {
         match self {
             Source::Embedded => Fields::parse("unet/config.json", embedded::UNET),
             Source::Folder { network, .. } => fields(&network.join("config.json")),
+            Source::Original(original) => original.config(Part::Unet),
         }
     }
 
@@ -81,11 +135,22 @@ impl Source {
                 let places = [folder.join("scheduler/scheduler_config.json"), folder.join("scheduler_config.json")];
                 places.iter().find(|path| path.is_file()).map(|path| fields(path)).transpose()
             }
+            Source::Original(original) => original.scheduler().map(Some),
+        }
+    }
+
+    /// Reads and checks the weights of `network`, which is this source's.
+    pub(super) fn load(&self, network: &Network) -> Result<Weights> {
+        match self {
+            Source::Original(original) => {
+                Weights::load_as(original.files(), network, |name| original.names(Part::Unet, name))
+            }
+            _ => Weights::load(self.weights()?, network),
         }
     }
 
     /// The network's weights, mapped, in the order of the files' names.
-    pub(super) fn weights(&self) -> Result<Vec<Arc<WeightFile>>> {
+    fn weights(&self) -> Result<Vec<Arc<WeightFile>>> {
         match self {
             Source::Embedded => {
                 let (name, bytes) =
@@ -93,6 +158,7 @@ impl Source {
                 Ok(vec![Arc::new(WeightFile { name, bytes })])
             }
             Source::Folder { network, .. } => weights_in(network, "diffusion_pytorch_model"),
+            Source::Original(original) => Ok(original.files()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Weights by name: safetensors files, mapped and checked before any of them is used.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -67,10 +68,22 @@ impl Weights {
     /// # Errors
     /// A damaged file; a weight that is missing, of a type other than f32, f16 and bf16, of another shape, or not finite.
     pub(crate) fn load(files: Vec<Arc<WeightFile>>, network: &Network) -> Result<Self> {
+        Self::load_as(files, network, own_names)
+    }
+
+    /// As [`Self::load`]; `names` says under which names the files may hold a weight.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub(super) fn load_as(
+        files: Vec<Arc<WeightFile>>,
+        network: &Network,
+        names: impl Fn(&str) -> Vec<StoredName>,
+    ) -> Result<Self> {
         let headers = files.iter().map(|file| Header::read(file)).collect::<Result<Vec<_>>>()?;
         let mut places = Vec::with_capacity(network.names().len());
         for (name, weight) in network.names().iter().zip(network.graph().weights) {
-            let found = find(&headers, name).ok_or_else(|| missing(&files, name))?;
+            let found = find(&headers, &names(name)).ok_or_else(|| missing(&files, name))?;
             let file = &files[found.file];
             let complain = |what: String| Error::failure(format!("{}: weight {name} {what}", file.name));
             if padded(&found.shape) != Some(weight.shape) {
@@ -171,18 +184,66 @@ impl Header {
     }
 }
 
-fn find(headers: &[Header], name: &str) -> Option<Found> {
-    let old = old_name(name);
+/// A name under which a file may hold a weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredName {
+    pub(super) name: String,
+    /// Of a tensor that holds several weights, one after the other along its first side: which one, of how many.
+    pub(super) part: Option<(usize, usize)>,
+}
+
+impl StoredName {
+    /// A name of a tensor that holds one weight.
+    pub(super) fn whole(name: String) -> Self {
+        Self { name, part: None }
+    }
+}
+
+/// The names that diffusers and transformers give a weight.
+fn own_names(name: &str) -> Vec<StoredName> {
     // transformers 5 saves a bare text encoder without its prefix.
-    let bare = name.strip_prefix("text_model.");
-    [Some(name), old.as_deref(), bare].into_iter().flatten().find_map(|name| {
+    let bare = name.strip_prefix("text_model.").map(str::to_owned);
+    [Some(name.to_owned()), old_name(name), bare].into_iter().flatten().map(StoredName::whole).collect()
+}
+
+fn find(headers: &[Header], names: &[StoredName]) -> Option<Found> {
+    names.iter().find_map(|StoredName { name, part }| {
         headers.iter().enumerate().find_map(|(file, header)| {
             let info = header.metadata.info(name)?;
             let (start, end) = info.data_offsets;
-            let range = header.start + start..header.start + end;
-            Some(Found { dtype: info.dtype, shape: info.shape.clone(), file, range })
+            let mut range = header.start + start..header.start + end;
+            let mut shape = info.shape.clone();
+            if let (Some((index, count)), Some(first)) = (*part, shape.first_mut()) {
+                // What does not divide keeps its shape, and is refused for it.
+                if *first % count == 0 && range.len() % count == 0 {
+                    *first /= count;
+                    let length = range.len() / count;
+                    range = range.start + index * length..range.start + (index + 1) * length;
+                }
+            }
+            Some(Found { dtype: info.dtype, shape, file, range })
         })
     })
+}
+
+/// The shapes of all tensors in a file, by name.
+///
+/// # Errors
+/// A damaged file.
+pub(super) fn shapes(file: &WeightFile) -> Result<BTreeMap<String, Vec<usize>>> {
+    let header = Header::read(file)?;
+    Ok(header.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect())
+}
+
+/// The whole number (i64) in the tensor `name` of a file, if there is such a tensor.
+///
+/// # Errors
+/// A damaged file.
+pub(super) fn whole_number(file: &WeightFile, name: &str) -> Result<Option<i64>> {
+    let header = Header::read(file)?;
+    let Some(info) = header.metadata.info(name).filter(|info| info.dtype == Dtype::I64) else { return Ok(None) };
+    let (start, end) = info.data_offsets;
+    Ok(file.bytes[header.start + start..header.start + end].try_into().ok().map(i64::from_le_bytes))
 }
 
 /// The name that an attention's weight had before diffusers 0.15 (`_convert_deprecated_attention_blocks` there).
