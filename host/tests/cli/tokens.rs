@@ -26,7 +26,7 @@ fn ids_and_pieces() {
     write(&place.path("model/tokenizer_2"));
     fs::write(place.path("model/tokenizer_2/tokenizer_config.json"), r#"{"model_max_length": 4}"#).unwrap();
     let ids = |args: &[&str]| -> Value {
-        let printed = place.succeed(&[&["tokens"], args, &["--json"]].concat());
+        let printed = place.succeed(&[&["tokens", "--json"], args].concat());
         serde_json::from_str(&printed).unwrap()
     };
     assert_eq!(ids(&["model", "Cat  hat,\n"]), json!({ "ids": [12, 11, 6, 10, 9, 13] }));
