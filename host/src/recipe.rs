@@ -22,6 +22,15 @@ pub struct Recipe {
     pub model: String,
     /// SHA-256 of the model's weight files.
     pub weights_sha256: String,
+    /// The prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The prompt that the pictures lead away from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// How many layers at the end of the text encoders were left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<u32>,
     /// The class that was asked for; without one, image i has class i modulo the number of classes.
     pub class: Option<u32>,
     /// The class that the pictures lead away from.

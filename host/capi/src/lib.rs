@@ -228,7 +228,8 @@ pub unsafe extern "C" fn unfog_picture_shape(
         // SAFETY: NULL or good, says the caller.
         let (model, options) = unsafe { (given(model, "model")?, given(options, "options")?) };
         let place = place(shape, "shape")?;
-        let Setup { count, channels, height, width, .. } = Setup::new(&model.model, &options.0)?;
+        let setup = Setup::new(&model.model, &options.0)?;
+        let (count, unfog::sample::Shape { width, height, channels }) = (setup.count, setup.picture);
         // SAFETY: not NULL, aligned, and writable, says the caller.
         unsafe { place.write(Shape { count, channels, height, width }) };
         Ok(())
@@ -258,7 +259,7 @@ pub unsafe extern "C" fn unfog_sample(
         // SAFETY: NULL or good, says the caller.
         let (model, options) = unsafe { (given(model, "model")?, given(options, "options")?) };
         let setup = Setup::new(&model.model, &options.0)?;
-        let len = setup.image_len();
+        let len = setup.picture.len();
         let needed = len.checked_mul(setup.count as usize).filter(|n| *n <= isize::MAX as usize / 4);
         let needed = needed.ok_or_else(|| Error::usage("--count is too large"))?;
         let x0 = buffer(x0, x0_values, needed, "x0")?;
@@ -267,7 +268,8 @@ pub unsafe extern "C" fn unfog_sample(
         let mut sink = |first: u64, values: &[f32]| {
             for (i, values) in (first - setup.first..u64::from(setup.count)).zip(values.chunks_exact(len)) {
                 let from = i as usize * len;
-                let picture = Picture::from_values(values, setup.width, setup.height, setup.channels)?;
+                let unfog::sample::Shape { width, height, channels } = setup.picture;
+                let picture = Picture::from_values(values, width, height, channels)?;
                 // SAFETY: both have room for `count` images of `len` values, and i is below `count`.
                 unsafe {
                     copy(values, x0, from);

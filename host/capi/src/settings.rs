@@ -9,7 +9,9 @@ use unfog::settings::parity;
 use unfog::{Error, Result};
 
 /// The options that can be set.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 26] = [
+    "prompt",
+    "clip-skip",
     "class",
     "negative",
     "guidance",
@@ -53,6 +55,8 @@ pub(crate) fn set(options: &mut Options, name: &CStr, value: &CStr) -> Result<()
 
 fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
     match name {
+        "prompt" => options.prompt = Some(value.into()),
+        "clip-skip" => options.clip_skip = Some(number(name, value)?),
         "class" => options.class = Some(value.into()),
         "negative" => options.negative = Some(value.into()),
         "guidance-rule" => options.guidance_rule = Some(value.into()),

@@ -8,6 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How the bar looks.
 const STEPS: &str = "{bar:40} step {pos} of {len}, {eta} left";
 
+/// The same while pictures are decoded.
+const PICTURES: &str = "{bar:40} picture {pos} of {len} decoded";
+
 /// A template that can't be read would only cost the looks.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -35,6 +38,15 @@ impl Progress {
                 bar.reset_eta();
                 bar.set_length(total);
             }
+            bar.set_position(done);
+        }
+    }
+
+    /// Shows that `done` of `total` pictures are decoded.
+    pub(crate) fn decoded(&self, done: u64, total: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_style(style(PICTURES));
+            bar.set_length(total);
             bar.set_position(done);
         }
     }

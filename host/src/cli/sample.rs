@@ -19,13 +19,19 @@ pub(crate) struct Args {
     /// Folder of the model, as diffusers saves it [default: glyph-tiny, which is built in]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// What the pictures are to show, of a model of texts; (word:1.2) and [word] give words weight, BREAK begins a new chunk
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Layers at the end of the text encoders to leave out [default: 0]
+    #[arg(long, value_name = "N")]
+    clip_skip: Option<u32>,
     /// Class by number or name [default: image i has class i modulo the number of classes]
     #[arg(long, value_name = "N|NAME")]
     class: Option<String>,
-    /// Class to lead away from, by number or name [default: no class]
-    #[arg(long, value_name = "N|NAME")]
+    /// What to lead away from: a class by number or name, or a text [default: no class, no text]
+    #[arg(long, value_name = "N|NAME|TEXT")]
     negative: Option<String>,
-    /// Guidance scale towards the class; 1 is off [default: 1, unless the model names another]
+    /// Guidance scale towards the class or prompt; 1 is off [default: 1, with --prompt 7.5, unless the model names another]
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     guidance: Option<f32>,
     /// How guidance works: cfg, cfg-pp (scales from 0 to 1), apg, zero-star or perp-neg (with --negative) [default: cfg]
@@ -105,6 +111,8 @@ struct Report<'a> {
 pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
     let options = Options {
         model: args.model.clone(),
+        prompt: args.prompt.clone(),
+        clip_skip: args.clip_skip,
         class: args.class.clone(),
         negative: args.negative.clone(),
         guidance: args.guidance,
@@ -136,6 +144,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         Event::Compiling(time) => progress.compiling(time),
         Event::Chosen(..) | Event::Compiled(_) => {}
         Event::Steps(done, total) => progress.set(done, total),
+        Event::Decoded(done, total) => progress.decoded(done, total),
     })?;
     drop(progress);
     if args.json {

@@ -15,7 +15,7 @@ mod unet2d;
 mod unet2d_condition;
 mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
 use unfog_core::nn::model::unet2d_condition as condition;
@@ -228,14 +228,47 @@ impl Model {
         source.part("vae").map(|folder| Autoencoder::open(&folder)).transpose()
     }
 
-    /// The network for pictures of `h` rows and `w` columns, without weights.
+    /// The folder of one of a whole model's parts, if it has such a part.
+    pub(crate) fn part(&self, name: &str) -> Option<PathBuf> {
+        match &self.origin {
+            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => source.part(name),
+            Origin::Pack(_) => None,
+        }
+    }
+
+    /// What a network of texts takes; `None` of any other.
+    pub(crate) fn condition(&self) -> Option<&condition::Config> {
+        match &self.origin {
+            Origin::UNet2dCondition(_, config) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// Whether the condition of an empty prompt that nobody wrote is zeros (`force_zeros_for_empty_prompt`): Stable Diffusion XL's is
+    /// unless its model_index.json says otherwise.
+    pub(crate) fn zeros_for_no_prompt(&self) -> Result<bool> {
+        let Some(index) = read_index(&self.name, self.origin.index()?, &TEXT_PIPELINES)? else { return Ok(false) };
+        let xl = index.text("_class_name", "")? == "StableDiffusionXLPipeline";
+        index.bool("force_zeros_for_empty_prompt", xl)
+    }
+
+    /// The network for samples of `h` rows and `w` columns, without weights; one of texts for as many tokens as one run of a text encoder
+    /// makes.
     ///
     /// # Errors
     /// A usage error for a size that the network can't take; a failure for a config that is no network.
     pub fn network(&self, h: u32, w: u32) -> Result<Network> {
+        self.network_for(h, w, TOKENS)
+    }
+
+    /// The same for prompts of `tokens` tokens, which only a network of texts looks at.
+    ///
+    /// # Errors
+    /// Those of [`Model::network`].
+    pub fn network_for(&self, h: u32, w: u32, tokens: u32) -> Result<Network> {
         match &self.origin {
             Origin::UNet2d(_, config) => unet2d::network(config, h, w),
-            Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, h, w, TOKENS),
+            Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, h, w, tokens),
             Origin::Pack(pack) => pack.network(h, w),
         }
     }

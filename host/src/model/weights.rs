@@ -134,6 +134,12 @@ impl Weights {
         }
     }
 
+    /// Starts to compute the fingerprint of the files of these weights, one after the other.
+    pub fn fingerprint_of(all: &[&Self]) -> Fingerprint {
+        let files: Vec<_> = all.iter().flat_map(|weights| weights.files.iter().cloned()).collect();
+        Fingerprint::start(&files)
+    }
+
     /// Starts to compute the fingerprint of their files.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::start(&self.files)

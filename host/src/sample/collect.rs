@@ -1,9 +1,11 @@
 //! What a run makes, on its way into files.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::output::Output;
-use super::setup::Setup;
+use super::produce::Sink;
+use super::setup::{Setup, Shape};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::Picture;
@@ -62,42 +64,60 @@ pub(super) struct Collector<'a> {
     setup: &'a Setup,
     output: Output,
     latents: Option<Latents>,
-    recipe: Pending,
+    /// There once the backend is open.
+    recipe: Option<Pending>,
+    opened: Option<Instant>,
     pictures: Vec<Picture>,
     files: Vec<PathBuf>,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(setup: &'a Setup, output: Output, latents: Option<Latents>, recipe: Pending) -> Self {
-        Self { setup, output, latents, recipe, pictures: Vec::new(), files: Vec::new() }
+    pub(super) fn new(setup: &'a Setup, output: Output, latents: Option<Latents>) -> Self {
+        Self { setup, output, latents, recipe: None, opened: None, pictures: Vec::new(), files: Vec::new() }
     }
 
-    /// Takes the values `[n, c, h, w]` of the images from number `first` on. Files of single images are written now.
-    pub(super) fn take(&mut self, first: u64, values: &[f32]) -> Result<()> {
-        let Setup { width, height, channels, .. } = *self.setup;
-        if let Some(latents) = &mut self.latents {
-            memory::extend(&mut latents.values, values)?;
-        }
-        for (i, values) in (first..).zip(values.chunks_exact(self.setup.image_len())) {
-            let picture = Picture::from_values(values, width, height, channels)?;
-            match self.output.each() {
-                true => self.files.push(self.output.write_each(&picture, i, self.recipe.get()?)?),
-                false => self.pictures.push(picture),
-            }
-        }
-        Ok(())
+    /// When the backend was open.
+    pub(super) fn opened_at(&self) -> Option<Instant> {
+        self.opened
     }
 
     /// Writes what is left to write. Returns the picture files and the recipe.
     pub(super) fn finish(mut self) -> Result<(Vec<PathBuf>, Recipe)> {
         let Setup { width, height, channels, count, .. } = *self.setup;
+        let mut recipe = self.recipe.ok_or_else(|| Error::failure("nothing was made"))?;
         if let Some(latents) = &self.latents {
             write_latents(&latents.path, &latents.values, [count, channels, height, width])?;
         }
         if !self.output.each() {
-            self.files.push(self.output.write_all(&self.pictures, self.recipe.get()?)?);
+            self.files.push(self.output.write_all(&self.pictures, recipe.get()?)?);
         }
-        self.recipe.get()?;
-        Ok((self.files, self.recipe.recipe))
+        recipe.get()?;
+        Ok((self.files, recipe.recipe))
+    }
+}
+
+impl Sink for Collector<'_> {
+    fn opened(&mut self, recipe: Pending) {
+        (self.recipe, self.opened) = (Some(recipe), Some(Instant::now()));
+    }
+
+    fn sampled(&mut self, values: &[f32]) -> Result<()> {
+        match &mut self.latents {
+            Some(latents) => memory::extend(&mut latents.values, values),
+            None => Ok(()),
+        }
+    }
+
+    /// Files of single images are written now.
+    fn pictures(&mut self, first: u64, values: &[f32]) -> Result<()> {
+        let Shape { width, height, channels } = self.setup.picture;
+        for (i, values) in (first..).zip(values.chunks_exact(self.setup.picture.len())) {
+            let picture = Picture::from_values(values, width, height, channels)?;
+            match (self.output.each(), &mut self.recipe) {
+                (true, Some(recipe)) => self.files.push(self.output.write_each(&picture, i, recipe.get()?)?),
+                _ => self.pictures.push(picture),
+            }
+        }
+        Ok(())
     }
 }

@@ -11,6 +11,9 @@ use crate::model::Model;
 /// Momentum of adaptive projected guidance: what Sadat et al. 2024 take for most of their models.
 const APG_MOMENTUM: f32 = -0.5;
 
+/// The guidance of models of texts that name no other: diffusers' default for Stable Diffusion 1 and 2.
+const PROMPT_GUIDANCE: f32 = 7.5;
+
 /// How predictions are combined, by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -50,7 +53,8 @@ impl Guided {
     /// A usage error for an unknown rule, a number out of range, what this model can't be guided by, and options that would
     /// change nothing.
     pub(super) fn new(model: &Model, options: &Options, prediction: PredictionType) -> Result<Self> {
-        let scale = options.guidance.or(model.default_guidance()).unwrap_or(1.0);
+        let own = if options.prompt.is_some() { PROMPT_GUIDANCE } else { 1.0 };
+        let scale = options.guidance.or(model.default_guidance()).unwrap_or(own);
         if !scale.is_finite() {
             return Err(Error::usage(format!("--guidance {scale} is no number")));
         }
@@ -64,16 +68,13 @@ impl Guided {
                 None => Ok(Self { guidance: Guidance::None, scale, rule, negative: None }),
             };
         }
-        let Some(classes) = model.classes() else {
-            return Err(Error::usage(format!("--guidance: the model {} has no classes to be guided to", model.name())));
+        let negative = match options.prompt {
+            // A text like the prompt.
+            Some(_) => None,
+            None => class(model, options, way)?,
         };
-        let negative = options.negative.as_deref().map(|text| classes.find(text)).transpose()?;
-        if classes.null().is_none() && (negative.is_none() || way == Way::Perpendicular) {
-            return Err(Error::usage(format!("--guidance: the model {} has no label for \"no class\"", model.name()))
-                .hint("model_index.json may name one as null_class"));
-        }
-        if way == Way::Perpendicular && negative.is_none() {
-            return Err(Error::usage("--guidance-rule perp-neg leads away from a class").hint("give --negative N|NAME"));
+        if way == Way::Perpendicular && options.negative.is_none() {
+            return Err(Error::usage("--guidance-rule perp-neg leads away from something").hint("give --negative"));
         }
         if way == Way::PlusPlus && !(0.0..=1.0).contains(&scale) {
             return Err(Error::usage(format!("--guidance {scale}: the scale of cfg-pp lies between 0 and 1")));
@@ -103,6 +104,19 @@ impl Guided {
         let classifier = Classifier { rule: rule_of, rescale, interval, unconditional_noise, ..Classifier::new(scale) };
         Ok(Self { guidance: Guidance::Classifier(classifier), scale, rule, negative })
     }
+}
+
+/// The class that the pictures are to lead away from, of a model of classes.
+fn class(model: &Model, options: &Options, way: Way) -> Result<Option<u32>> {
+    let Some(classes) = model.classes() else {
+        return Err(Error::usage(format!("--guidance: the model {} has no classes to be guided to", model.name())));
+    };
+    let negative = options.negative.as_deref().map(|text| classes.find(text)).transpose()?;
+    if classes.null().is_none() && (negative.is_none() || way == Way::Perpendicular) {
+        return Err(Error::usage(format!("--guidance: the model {} has no label for \"no class\"", model.name()))
+            .hint("model_index.json may name one as null_class"));
+    }
+    Ok(negative)
 }
 
 /// The options that need guidance, and whether they are given.

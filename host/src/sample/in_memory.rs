@@ -1,12 +1,14 @@
 //! Pictures for a program that takes them as values.
 
-use super::{Event, Options, Setup, generate, open, settle, source};
+use super::collect::Pending;
+use super::produce::{Sink, produce};
+use super::{Event, Options, Setup};
 use crate::error::Result;
 use crate::model::Model;
 use crate::stop::Stop;
 
 /// Makes pictures as [`super::sample`] does, of an opened model, and writes no file: `sink` is given the index of a batch's
-/// first image and the values `[n, c, h, w]` of its images, from -1 to 1. What `options` say of the model and of files is not
+/// first image and the values `[n, c, h, w]` of its pictures, from -1 to 1. What `options` say of the model and of files is not
 /// looked at.
 ///
 /// # Errors
@@ -33,13 +35,20 @@ pub fn sample_in_memory(
 ) -> Result<()> {
     options.backend.check()?;
     let setup = Setup::new(model, options)?;
-    let network = model.network(setup.height, setup.width)?;
-    let source = source(options, &setup)?;
-    let weights = model.weights(&network)?;
-    stop.check()?;
-    let data = weights.data();
-    let (request, _leftover) = settle(options, model, (setup.height, setup.width), &data, stop, report)?;
-    let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
-    let mut steps = |done, total| report(Event::Steps(done, total));
-    generate(&setup, model, &mut backend, &source, stop, &mut steps, sink)
+    produce(model, options, &setup, stop, report, &mut Values(sink))
+}
+
+/// Hands pictures on.
+struct Values<'a>(&'a mut dyn FnMut(u64, &[f32]) -> Result<()>);
+
+impl Sink for Values<'_> {
+    fn opened(&mut self, _: Pending) {}
+
+    fn sampled(&mut self, _: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn pictures(&mut self, first: u64, values: &[f32]) -> Result<()> {
+        (self.0)(first, values)
+    }
 }

@@ -1,6 +1,7 @@
 //! From noise to pictures: options in, files out.
 
 mod collect;
+mod decode;
 mod generate;
 mod guidance;
 mod in_memory;
@@ -8,6 +9,8 @@ mod noise;
 mod open;
 mod options;
 mod output;
+mod produce;
+mod prompt;
 mod setup;
 
 use std::path::PathBuf;
@@ -21,7 +24,8 @@ pub use in_memory::sample_in_memory;
 pub use noise::{Generator, Source};
 pub use options::Options;
 pub use output::Output;
-pub use setup::Setup;
+pub use prompt::Loaded;
+pub use setup::{Setup, Shape};
 
 use unfog_core::nn::weights::WeightData;
 
@@ -31,7 +35,8 @@ use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::stop::Stop;
 use crate::tensors::GivenNoise;
-use collect::{Collector, Latents, Pending};
+use collect::{Collector, Latents};
+use produce::produce;
 
 /// What a run tells while it is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub enum Event {
     Compiled(Duration),
     /// Steps that are done, and those there are.
     Steps(u64, u64),
+    /// Images that are decoded from their latents, and those there are.
+    Decoded(u64, u64),
 }
 
 /// What a run left.
@@ -57,7 +64,7 @@ pub struct Outcome {
     pub classes: Vec<u32>,
     /// Time from the options to the first step: configs, weights, backend.
     pub start_up: Duration,
-    /// Time of all steps.
+    /// Time of all steps, and of decoding.
     pub sampling: Duration,
 }
 
@@ -71,25 +78,12 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let model = Model::open(options.model.as_deref())?;
     options.backend.check()?;
     let setup = Setup::new(&model, options)?;
-    let (width, height, channels) = (setup.width, setup.height, setup.channels);
-    let network = model.network(height, width)?;
-    let output = Output::new(&options.out, setup.first, setup.count, (width, height, channels))?;
+    let output = Output::new(&options.out, setup.first, setup.count, setup.picture)?;
     let latents = options.latents_out.as_ref().map(|path| Latents::new(path, &setup, &options.out)).transpose()?;
-    let source = source(options, &setup)?;
-    let weights = model.weights(&network)?;
-    let fingerprint = weights.fingerprint();
-    stop.check()?;
-    let data = weights.data();
-    let (request, _leftover) = settle(options, &model, (height, width), &data, stop, report)?;
-    let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
-    let (start_up, start) = (start.elapsed(), Instant::now());
-
-    let recipe = Pending::new(recipe(options, &setup, &model, backend.describe()), fingerprint);
-    let mut collector = Collector::new(&setup, output, latents, recipe);
-    let mut steps = |done, total| report(Event::Steps(done, total));
-    let mut sink = |first, values: &[f32]| collector.take(first, values);
-    generate(&setup, &model, &mut backend, &source, stop, &mut steps, &mut sink)?;
-    let sampling = start.elapsed();
+    let mut collector = Collector::new(&setup, output, latents);
+    produce(&model, options, &setup, stop, report, &mut collector)?;
+    let opened = collector.opened_at().unwrap_or(start);
+    let (start_up, sampling) = (opened.duration_since(start), opened.elapsed());
     let (files, recipe) = collector.finish()?;
     let images = setup.first..setup.first + u64::from(setup.count);
     let class = |i| setup.class.or_else(|| model.classes().and_then(|classes| classes.of_image(i)));
@@ -137,6 +131,9 @@ fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) 
         version: env!("CARGO_PKG_VERSION").into(),
         model: model.name().into(),
         weights_sha256: String::new(),
+        prompt: options.prompt.clone(),
+        negative_prompt: setup.loaded.and_then(|loaded| loaded.negative()).and(options.negative.clone()),
+        clip_skip: options.clip_skip,
         class: setup.class,
         negative: setup.guided.negative,
         guidance: setup.guided.scale,
@@ -151,8 +148,8 @@ fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) 
         seed: options.seed,
         count: setup.count,
         first: setup.first,
-        width: setup.width,
-        height: setup.height,
+        width: setup.picture.width,
+        height: setup.picture.height,
         parity: setup.settings.parity_name().into(),
         noise: options.noise_in.is_none().then(|| setup.noise.name().into()),
         noise_in: options.noise_in.as_ref().map(|path| path.display().to_string()),

@@ -12,9 +12,13 @@ use crate::backend::Request;
 pub struct Options {
     /// The model's folder; glyph-tiny if absent.
     pub model: Option<PathBuf>,
+    /// What the pictures are to show, of a model of texts; weights of its words are written as [`crate::text::prompt`] says.
+    pub prompt: Option<String>,
+    /// How many layers at the end of the text encoders are left out; 0 if absent.
+    pub clip_skip: Option<u32>,
     /// A class's number or name; each in turn if absent.
     pub class: Option<String>,
-    /// The number or name of the class that the pictures are to lead away from.
+    /// What the pictures are to lead away from: the number or name of a class, or a text like `prompt`.
     pub negative: Option<String>,
     /// Guidance scale; 1 is off.
     pub guidance: Option<f32>,
@@ -61,6 +65,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             model: None,
+            prompt: None,
+            clip_skip: None,
             class: None,
             negative: None,
             guidance: None,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::setup::Shape;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::{Format, Picture, encode, sheet, sheet_layout};
@@ -29,7 +30,7 @@ impl Output {
     /// # Errors
     /// A usage error for a folder, a missing parent, an unknown extension, a sheet that would be too large; a failure when the
     /// folder can't be written to.
-    pub fn new(path: &Path, first: u64, count: u32, (width, height, channels): (u32, u32, u32)) -> Result<Self> {
+    pub fn new(path: &Path, first: u64, count: u32, Shape { width, height, channels }: Shape) -> Result<Self> {
         let each = path.file_name().is_some_and(|name| name.to_string_lossy().contains(INDEX));
         let output = Self { path: path.to_path_buf(), format: Format::of(path, channels)?, each };
         files::check_target(&output.path_of(first))?;

@@ -6,24 +6,52 @@ use unfog_core::guidance::Guidance;
 use super::guidance::Guided;
 use super::noise::Generator;
 use super::options::Options;
+use super::prompt::Loaded;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Autoencoder, Model};
 use crate::settings::{Settings, Wishes};
 
 /// The most values that a picture may have.
 const MOST_VALUES: u64 = 1 << 28;
+
+/// The shape of the pictures of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// 1 or 3.
+    pub channels: u32,
+}
+
+impl Shape {
+    /// Values of a picture.
+    pub fn len(self) -> usize {
+        self.height as usize * self.width as usize * self.channels as usize
+    }
+
+    /// Whether there is no pixel.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
 
 /// The settings of a run.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The chain.
     pub settings: Settings,
-    /// Rows.
+    /// Rows of what is sampled: the picture, or the latents that it is decoded from.
     pub height: u32,
-    /// Columns.
+    /// Columns of it.
     pub width: u32,
-    /// Channels of the picture.
+    /// Channels of it.
     pub channels: u32,
+    /// The pictures.
+    pub picture: Shape,
+    /// The prompts, once a backend holds them.
+    pub loaded: Option<Loaded>,
     /// What guides it.
     pub guided: Guided,
     /// How the seed becomes noise.
@@ -48,17 +76,18 @@ impl Setup {
         if options.first.checked_add(u64::from(options.count)).is_none() {
             return Err(Error::usage("--first and --count lead beyond the last image number"));
         }
-        if model.takes_embedding() {
+        let autoencoder = text(model, options)?;
+        let [channels, out_channels] = model.channels();
+        let picture_channels = autoencoder.as_ref().map_or(channels, |autoencoder| autoencoder.channels()[1]);
+        if picture_channels != 1 && picture_channels != 3 {
             return Err(Error::failure(format!(
-                "the model {} takes an embedding as its condition, which nothing here makes: text encoders are not supported yet",
+                "the model {} makes images of {picture_channels} channels; pictures have 1 or 3",
                 model.name()
             )));
         }
-        let [channels, out_channels] = model.channels();
-        if channels != 1 && channels != 3 {
+        if let Some(latents) = autoencoder.as_ref().map(Autoencoder::latent_channels).filter(|c| *c != channels) {
             return Err(Error::failure(format!(
-                "the model {} makes images of {channels} channels; pictures have 1 or 3",
-                model.name()
+                "the network takes {channels} channels and the autoencoder makes {latents}: models for inpainting and editing are not supported yet"
             )));
         }
         if out_channels != channels && Some(out_channels) != channels.checked_mul(2) {
@@ -66,7 +95,9 @@ impl Setup {
                 "the network takes {channels} channels and predicts {out_channels}, which no sampler can use"
             )));
         }
-        let (width, height) = size(model, options, channels)?;
+        let multiple = autoencoder.as_ref().map_or(1, |autoencoder| autoencoder.multiples()[1]);
+        let picture = picture(model, options, picture_channels, multiple)?;
+        let (width, height) = (picture.width / multiple, picture.height / multiple);
         let scheduler = model.scheduler()?;
         if scheduler.is_none() && options.schedule.is_none() {
             return Err(Error::failure(format!("the model {} has no scheduler_config.json", model.name()))
@@ -81,7 +112,7 @@ impl Setup {
             steps: options.steps,
             eta: options.eta,
             parity: options.parity,
-            // A network of pixels sees each of them.
+            // A network sees each pixel of what is sampled.
             tokens: width.checked_mul(height),
             guidance: guided.guidance,
         };
@@ -92,16 +123,20 @@ impl Setup {
         }
         let class = class(model, options)?;
         let (first, count) = (options.first, options.count);
-        Ok(Self { settings, height, width, channels, guided, noise, class, first, count })
+        Ok(Self { settings, height, width, channels, picture, loaded: None, guided, noise, class, first, count })
     }
 
-    /// Values of an image.
+    /// Values of what is sampled for an image.
     pub fn image_len(&self) -> usize {
         self.height as usize * self.width as usize * self.channels as usize
     }
 
     /// The conditions of `n` images from image number `first` on: `[k, n]`, the wanted ones first.
     pub fn conds(&self, model: &Model, first: u64, n: usize) -> Vec<Cond> {
+        if let Some(Loaded { wanted, others }) = self.loaded {
+            let all = std::iter::once(wanted).chain(others.into_iter().flatten());
+            return all.flat_map(|cond| std::iter::repeat_n(cond, n)).collect();
+        }
         let of_image = |i| self.class.or_else(|| model.classes().and_then(|classes| classes.of_image(first + i)));
         let mut conds: Vec<Cond> = (0..n as u64).map(|i| of_image(i).map_or(Cond::None, Cond::Class)).collect();
         if self.settings.config.guidance != Guidance::None {
@@ -118,13 +153,45 @@ impl Setup {
     }
 }
 
-/// Columns and rows.
-fn size(model: &Model, options: &Options, channels: u32) -> Result<(u32, u32)> {
-    let (width, height) = model.picture_size(options.size)?;
+/// Checks what `options` say of prompts. Returns the autoencoder of a model of texts.
+fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
+    let autoencoder = if model.condition().is_some() { model.autoencoder()? } else { None };
+    let prompted = autoencoder.is_some() && !model.text_encoders()?.is_empty();
+    if model.takes_embedding() && !prompted {
+        return Err(Error::failure(format!(
+            "the model {} takes an embedding as its condition, and has no text encoder and autoencoder beside it",
+            model.name()
+        ))
+        .hint("give the folder of the whole pipeline"));
+    }
+    match (prompted, &options.prompt) {
+        (true, None) => {
+            Err(Error::usage(format!("the model {} makes what a prompt says", model.name())).hint("give --prompt TEXT"))
+        }
+        (false, Some(_)) => Err(Error::usage(format!("--prompt: the model {} takes no text", model.name()))),
+        (false, None) if options.clip_skip.is_some() => {
+            Err(Error::usage(format!("--clip-skip: the model {} takes no text", model.name())))
+        }
+        _ => Ok(autoencoder.filter(|_| prompted)),
+    }
+}
+
+/// The shape of the pictures; both sides are multiples of `multiple`.
+fn picture(model: &Model, options: &Options, channels: u32, multiple: u32) -> Result<Shape> {
+    let own = |n: u32| n.checked_mul(multiple);
+    let (width, height) = match (options.size, model.size()) {
+        (None, Some((h, w))) => {
+            own(w).zip(own(h)).ok_or_else(|| Error::failure("the model's pictures are too large"))?
+        }
+        (asked, _) => model.picture_size(asked)?,
+    };
     if u64::from(width) * u64::from(height) * u64::from(channels) > MOST_VALUES {
         return Err(Error::usage(format!("pictures of {width}x{height} are too large")));
     }
-    Ok((width, height))
+    if !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
+        return Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {multiple}")));
+    }
+    Ok(Shape { width, height, channels })
 }
 
 fn class(model: &Model, options: &Options) -> Result<Option<u32>> {

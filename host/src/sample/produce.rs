@@ -1,0 +1,81 @@
+//! The stages of a run, one after the other: text encoders, the chain, the decoder. Each gives its memory back before the next takes its own.
+
+use unfog_core::denoise::Denoise;
+
+use super::collect::Pending;
+use super::decode::Decoder;
+use super::options::Options;
+use super::prompt::Prompts;
+use super::setup::Setup;
+use super::{Event, generate, open, recipe, settle, source};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::memory;
+use crate::model::{Model, Weights};
+use crate::stop::Stop;
+
+/// Where the images of a run go.
+pub(super) trait Sink {
+    /// The backend is open: what the run's recipe is.
+    fn opened(&mut self, recipe: Pending);
+    /// What the sampler left of the next images `[n, c, h, w]`.
+    fn sampled(&mut self, values: &[f32]) -> Result<()>;
+    /// The pictures of the images from number `first` on `[n, c, h, w]`, from -1 to 1.
+    fn pictures(&mut self, first: u64, values: &[f32]) -> Result<()>;
+}
+
+/// Makes the images of a run.
+///
+/// # Errors
+/// Those of the model, the backend, and the sink; [`crate::Error::interrupted`].
+pub(super) fn produce(
+    model: &Model,
+    options: &Options,
+    setup: &Setup,
+    stop: &Stop,
+    report: &mut dyn FnMut(Event),
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    let source = source(options, setup)?;
+    let prompts = Prompts::read(model, options, setup)?;
+    let size = (setup.height, setup.width);
+    let network = match &prompts {
+        Some(prompts) => model.network_for(size.0, size.1, prompts.tokens())?,
+        None => model.network(size.0, size.1)?,
+    };
+    let weights = model.weights(&network)?;
+    let autoencoder = if prompts.is_some() { model.autoencoder()? } else { None };
+    let decoder = autoencoder.map(|autoencoder| Decoder::read(autoencoder, setup)).transpose()?;
+    let texts = prompts.as_ref().map(Prompts::weights).unwrap_or_default();
+    let all: Vec<&Weights> =
+        texts.into_iter().chain([&weights]).chain(decoder.as_ref().map(Decoder::weights)).collect();
+    let fingerprint = Weights::fingerprint_of(&all);
+    stop.check()?;
+    let data = weights.data();
+    let (request, _leftover) = settle(options, model, size, &data, stop, report)?;
+
+    let picture = [setup.picture.width, setup.picture.height];
+    let conditions = prompts.as_ref().map(|prompts| prompts.encode(&request, picture, stop)).transpose()?;
+    let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
+    let loaded = match (&prompts, &conditions) {
+        (Some(prompts), Some(conditions)) => Some(prompts.load(conditions, &mut backend)?),
+        _ => None,
+    };
+    let setup = &Setup { loaded, ..setup.clone() };
+    sink.opened(Pending::new(recipe(options, setup, model, backend.describe()), fingerprint));
+
+    let mut latents = Vec::new();
+    let mut steps = |done, total| report(Event::Steps(done, total));
+    generate(setup, model, &mut backend, &source, stop, &mut steps, &mut |first, values| {
+        sink.sampled(values)?;
+        match &decoder {
+            Some(_) => memory::extend(&mut latents, values),
+            None => sink.pictures(first, values),
+        }
+    })?;
+    drop::<Backend<'_>>(backend);
+    let Some(decoder) = decoder else { return Ok(()) };
+    let count = u64::from(setup.count);
+    let mut decoded = |done| report(Event::Decoded(done, count));
+    decoder.run(setup, &request, &mut latents, stop, &mut decoded, &mut |i, values| sink.pictures(i, values))
+}

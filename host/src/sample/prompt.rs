@@ -1,0 +1,274 @@
+//! Prompts as conditions of a network: tokens, text encoders, and what else the network is told.
+
+use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::nn::graph::Projection;
+use unfog_core::nn::model::clip_text::Outputs;
+use unfog_core::nn::model::unet2d_condition::{ClassEmbedding, Config};
+use unfog_core::nn::project::project;
+
+use super::options::Options;
+use super::setup::Setup;
+use crate::backend::{Backend, Request};
+use crate::error::{Error, Result};
+use crate::memory;
+use crate::model::{Model, Network, TextEncoder, Weights};
+use crate::stop::Stop;
+use crate::text::{Chunk, Tokenizer};
+
+/// The most chunks of a prompt: what stands in more is no prompt but a mistake.
+const MOST_CHUNKS: usize = 16;
+/// The folders of a model's tokenizers, in the order of its text encoders.
+const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
+/// The sizes that a network of Stable Diffusion XL is told of: the original's, where the picture was cut from it, the picture's.
+const SIZES: u32 = 6;
+
+/// A text encoder with its weights.
+struct Encoder {
+    config: TextEncoder,
+    network: Network,
+    weights: Weights,
+}
+
+/// The prompts of a run, read and checked; no network was run yet.
+pub(super) struct Prompts {
+    encoders: Vec<Encoder>,
+    /// For each prompt the chunks for each encoder; a prompt without any stands for zeros.
+    prompts: Vec<Vec<Vec<Chunk>>>,
+    /// The places of the empty prompt and of the negative one, where they are wanted.
+    null: Option<usize>,
+    negative: Option<usize>,
+    /// Chunks of the longest prompt: that many has every one.
+    chunks: usize,
+    /// Ids of a chunk.
+    chunk_len: usize,
+    /// Values of the pooled text and of the sizes' features, of a network that takes them.
+    pooled: Option<(usize, Projection)>,
+}
+
+/// The prompts as a backend holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What the pictures are to show.
+    pub(super) wanted: Cond,
+    /// No prompt, and what they are to lead away from: those that the guidance takes.
+    pub(super) others: [Option<Cond>; 2],
+}
+
+impl Loaded {
+    /// What the pictures lead away from, if a prompt says.
+    pub(super) fn negative(&self) -> Option<Cond> {
+        self.others[1]
+    }
+}
+
+impl Prompts {
+    /// Reads the prompts of `options` for a model that takes them; `None` for any other model.
+    ///
+    /// # Errors
+    /// A missing or damaged tokenizer or text encoder; a network that wants something else; a usage error for a prompt that is too long.
+    pub(super) fn read(model: &Model, options: &Options, setup: &Setup) -> Result<Option<Self>> {
+        let (Some(config), Some(prompt)) = (model.condition(), &options.prompt) else { return Ok(None) };
+        let encoders = model.text_encoders()?;
+        let tokenizers: Vec<Tokenizer> = TOKENIZERS[..encoders.len().min(2)]
+            .iter()
+            .map(|name| {
+                let folder = model.part(name).ok_or_else(|| {
+                    Error::failure(format!("the model {} has a text encoder without its {name}", model.name()))
+                })?;
+                Tokenizer::open(&folder, None)
+            })
+            .collect::<Result<_>>()?;
+        let chunk_len = tokenizers.first().map_or(0, Tokenizer::max_len);
+        if tokenizers.iter().any(|tokenizer| tokenizer.max_len() != chunk_len) {
+            return Err(Error::failure("the model's tokenizers make chunks of different lengths"));
+        }
+        let chunks_of = |text: &str| -> Result<Vec<Vec<Chunk>>> {
+            tokenizers.iter().map(|tokenizer| tokenizer.chunks(text)).collect()
+        };
+        // Which conditions the guidance takes: the wanted one; with it one that it leads away from, or both.
+        let conditions = setup.settings.config.guidance.conditions();
+        let mut prompts = vec![chunks_of(prompt)?];
+        let mut place = |chunks: Vec<Vec<Chunk>>| {
+            prompts.push(chunks);
+            Some(prompts.len() - 1)
+        };
+        let negative = match &options.negative {
+            Some(text) if conditions > 1 => place(chunks_of(text)?),
+            _ => None,
+        };
+        let null = match conditions {
+            3 => place(chunks_of("")?),
+            2 if negative.is_none() && model.zeros_for_no_prompt()? => place(Vec::new()),
+            2 if negative.is_none() => place(chunks_of("")?),
+            _ => None,
+        };
+        let chunks = prompts.iter().flatten().map(Vec::len).max().unwrap_or(1);
+        if chunks > MOST_CHUNKS {
+            return Err(Error::usage(format!(
+                "the prompt takes {chunks} chunks of {} tokens; {MOST_CHUNKS} are the most",
+                chunk_len.saturating_sub(2)
+            )));
+        }
+        // A text that is shorter than the longest is followed by empty ones.
+        let empty = chunks_of("")?;
+        for prompt in prompts.iter_mut().filter(|prompt| !prompt.is_empty()) {
+            for (of_encoder, empty) in prompt.iter_mut().zip(&empty) {
+                of_encoder.resize(chunks, empty[0].clone());
+            }
+        }
+        let pooled = extras(config, encoders.last())?;
+        let skip = options.clip_skip.unwrap_or(0);
+        let last = encoders.len() - 1;
+        let encoders = encoders.into_iter().enumerate().map(|(i, encoder)| {
+            let outputs = match pooled {
+                // Beside the states, which leave out one layer more, the text as a whole, of the last encoder.
+                Some(_) => Outputs { skip: skip.saturating_add(1), pooled: i == last, ..Outputs::PENULTIMATE },
+                None => Outputs { skip, ..Outputs::LAST },
+            };
+            let network = encoder.network(chunk_len as u32, outputs)?;
+            let weights = encoder.weights(&network)?;
+            Ok(Encoder { config: encoder, network, weights })
+        });
+        let encoders = encoders.collect::<Result<Vec<_>>>()?;
+        let width: u32 = encoders.iter().map(|encoder| encoder.config.config().hidden_size).sum();
+        let wanted = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
+        if width != wanted {
+            return Err(Error::failure(format!(
+                "the text encoders make {width} values a token, but the network takes {wanted}"
+            )));
+        }
+        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, pooled }))
+    }
+
+    /// Tokens of every prompt, padding included.
+    pub(super) fn tokens(&self) -> u32 {
+        (self.chunks * self.chunk_len) as u32
+    }
+
+    /// The text encoders' weights.
+    pub(super) fn weights(&self) -> Vec<&Weights> {
+        self.encoders.iter().map(|encoder| &encoder.weights).collect()
+    }
+
+    /// Runs the text encoders on the backend that `request` names, one after the other. Returns the condition of each prompt, for pictures
+    /// of this width and height.
+    ///
+    /// # Errors
+    /// Those of the backend; [`Error::interrupted`].
+    pub(super) fn encode(&self, request: &Request, [width, height]: [u32; 2], stop: &Stop) -> Result<Vec<Vec<f32>>> {
+        let dims = self.encoders.iter().map(|encoder| encoder.config.config().hidden_size as usize);
+        let dim: usize = dims.clone().sum();
+        let tokens = self.chunks * self.chunk_len;
+        let (pooled_len, sizes_len) = self.pooled.map_or((0, 0), |(len, sizes)| (len, (SIZES * sizes.dim()) as usize));
+        let mut conditions = Vec::with_capacity(self.prompts.len());
+        for _ in &self.prompts {
+            conditions.push(memory::vec(tokens * dim + pooled_len + sizes_len, 0.0)?);
+        }
+        let mut first = 0;
+        for (number, (encoder, own)) in self.encoders.iter().zip(dims).enumerate() {
+            let config = encoder.config.config();
+            let data = encoder.weights.data();
+            let mut backend = Backend::open(request, encoder.network.graph(), &data, stop)?;
+            let mut output = memory::vec(backend.out_len(), 0.0)?;
+            let mut input = memory::vec(self.chunk_len, 0.0)?;
+            let mut states = memory::vec(self.chunk_len * own, 0.0)?;
+            let misfit = |e| Error::failure(format!("the tokenizer's ids don't fit the text encoder: {e:?}"));
+            for (prompt, condition) in self.prompts.iter().zip(&mut conditions) {
+                for (i, chunk) in prompt.get(number).into_iter().flatten().enumerate() {
+                    config.ids(&chunk.ids, &mut input).map_err(misfit)?;
+                    backend.predict(&input, 0.0, &[Cond::None], &mut output)?;
+                    config.states(&output, &mut states).map_err(misfit)?;
+                    weigh(&mut states, &chunk.weights);
+                    let rows = condition[i * self.chunk_len * dim..].chunks_exact_mut(dim);
+                    for (row, state) in rows.zip(states.chunks_exact(own)) {
+                        row[first..first + own].copy_from_slice(state);
+                    }
+                    if i == 0 && pooled_len > 0 && number + 1 == self.encoders.len() {
+                        let pooled = &mut condition[tokens * dim..][..pooled_len];
+                        config.pooled(&output, &chunk.ids, pooled).map_err(misfit)?;
+                    }
+                }
+            }
+            first += own;
+        }
+        if let Some((_, sizes)) = self.pooled {
+            let told = [height, width, 0, 0, height, width];
+            for condition in &mut conditions {
+                let places = condition[tokens * dim + pooled_len..].chunks_exact_mut(sizes.dim() as usize);
+                for (number, place) in told.into_iter().zip(places) {
+                    project(sizes, number as f32, |_| None, place).map_err(|e| {
+                        Error::failure(format!("the picture's size can't be told to the network: {e:?}"))
+                    })?;
+                }
+            }
+        }
+        Ok(conditions)
+    }
+
+    /// Hands the conditions that [`Self::encode`] returned to a backend.
+    ///
+    /// # Errors
+    /// Those of [`Backend::load_embedding`].
+    pub(super) fn load(&self, conditions: &[Vec<f32>], backend: &mut Backend<'_>) -> Result<Loaded> {
+        let conds = conditions.iter().map(|values| backend.load_embedding(values)).collect::<Result<Vec<_>>>()?;
+        let at = |place: Option<usize>| place.and_then(|i| conds.get(i).copied());
+        let wanted = at(Some(0)).ok_or_else(|| Error::failure("there is no prompt"))?;
+        Ok(Loaded { wanted, others: [at(self.null), at(self.negative)] })
+    }
+}
+
+/// The values of the pooled text that the network takes, and how it is told each of the sizes; `None` if it takes neither.
+fn extras(config: &Config, last: Option<&TextEncoder>) -> Result<Option<(usize, Projection)>> {
+    if config.time_cond_proj_dim.is_some() {
+        return Err(Error::failure("the network takes the guidance as a condition, which is not supported yet"));
+    }
+    if config.class_embedding != ClassEmbedding::None {
+        return Err(Error::failure("the network takes a class beside the prompt, which is not supported yet"));
+    }
+    let (Some(all), Some(last)) = (config.addition, last) else { return Ok(None) };
+    let pooled = last.config().pooled_dim();
+    let sizes = all.checked_sub(pooled).filter(|sizes| *sizes > 0 && sizes.is_multiple_of(SIZES)).ok_or_else(|| {
+        Error::failure(format!(
+            "the network takes {all} values of the text and of {SIZES} sizes, and the text alone has {pooled}"
+        ))
+    })?;
+    let projection =
+        Projection::Positional { dim: sizes / SIZES, flip: config.flip_sin_to_cos, shift: config.freq_shift };
+    Ok(Some((pooled as usize, projection)))
+}
+
+/// Multiplies the states `[tokens, dim]` by their tokens' weights and brings their mean back to what it was, as AUTOMATIC1111 does.
+fn weigh(states: &mut [f32], weights: &[f32]) {
+    if weights.iter().all(|weight| *weight == 1.0) {
+        return;
+    }
+    let mean = |states: &[f32]| states.iter().map(|v| f64::from(*v)).sum::<f64>() / states.len() as f64;
+    let before = mean(states);
+    let dim = states.len() / weights.len().max(1);
+    for (state, weight) in states.chunks_exact_mut(dim.max(1)).zip(weights) {
+        state.iter_mut().for_each(|v| *v *= weight);
+    }
+    let after = mean(states);
+    // Weights of 0 leave nothing to bring back.
+    let factor = if after == 0.0 { 1.0 } else { (before / after) as f32 };
+    states.iter_mut().for_each(|v| *v *= factor);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_keep_the_mean() {
+        let states = [1.0, 2.0, 3.0, 6.0];
+        let mut weighed = states;
+        weigh(&mut weighed, &[1.0, 1.0]);
+        assert_eq!(weighed, states);
+        weigh(&mut weighed, &[2.0, 1.0]);
+        // 2, 4, 3, 6: a mean of 3.75 instead of 3.
+        let expected = [1.6, 3.2, 2.4, 4.8];
+        assert!(weighed.iter().zip(expected).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6), "{weighed:?}");
+        weigh(&mut weighed, &[0.0, 0.0]);
+        assert_eq!(weighed, [0.0; 4]);
+    }
+}

@@ -1,0 +1,197 @@
+//! Text to image as a whole against diffusers: a pipeline's folder, a prompt and given noise in; latents and pictures out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
+use serde_json::{Value, json};
+use unfog::backend::{Kind, Request};
+use unfog::cpu::CpuOptions;
+use unfog::image::{Picture, load};
+use unfog::recipe::Recipe;
+use unfog::sample::{Options, sample};
+use unfog::stop::Stop;
+use unfog_tests::TestResult;
+use unfog_tests::backend::{Backend, gpus};
+use unfog_tests::compare::close;
+use unfog_tests::golden::{Golden, Tensor, root};
+use unfog_tests::tolerance;
+
+fn pipeline(name: &str) -> PathBuf {
+    root().join("tests/golden/pipelines").join(name)
+}
+
+/// An empty folder for a test.
+fn folder(name: &str) -> TestResult<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    match fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => fs::create_dir_all(&folder)?,
+    }
+    Ok(folder)
+}
+
+/// Writes noise `[n, c, h, w]` as a file for `--noise-in`.
+fn write_noise(path: &Path, noise: &Tensor) -> TestResult {
+    let bytes: Vec<u8> = noise.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let shape = [&[1], &noise.shape[..]].concat();
+    Ok(serialize_to_file([("noise", TensorView::new(Dtype::F32, shape, &bytes)?)], None, path)?)
+}
+
+/// The options of a case.
+fn options(case: &Value, kind: Kind) -> Options {
+    Options {
+        model: case["pipeline"].as_str().map(pipeline),
+        prompt: case["prompt"].as_str().map(str::to_owned),
+        negative: case["negative"].as_str().map(str::to_owned),
+        guidance: case["guidance"].as_f64().map(|g| g as f32),
+        steps: case["steps"].as_u64().map(|n| n as usize),
+        count: 2,
+        backend: Request { kind, ..Request::default() },
+        ..Options::default()
+    }
+}
+
+fn run(options: &Options, what: &str) -> TestResult<Recipe> {
+    let outcome = sample(options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
+    Ok(outcome.recipe)
+}
+
+/// The one line that a run is refused with.
+fn refusal(options: &Options) -> TestResult<String> {
+    match sample(options, &Stop::default(), &mut |_| {}) {
+        Ok(_) => Err(format!("this is not refused: {options:?}").into()),
+        Err(e) => Ok(e.report()),
+    }
+}
+
+#[test]
+fn pipelines_agree_with_diffusers() -> TestResult {
+    let golden = Golden::read("pipelines")?;
+    let folder = folder("pipelines")?;
+    let noise = folder.join("noise.safetensors");
+    let mut backends = vec![(Kind::Reference, Backend::Reference), (Kind::Cpu, Backend::Cpu(CpuOptions::default()))];
+    backends.extend(
+        gpus()?.first().map(|gpu| (Kind::Vulkan, Backend::Vulkan { gpu, options: unfog_gpu::Options::default() })),
+    );
+    for (number, case) in golden.cases().iter().enumerate() {
+        write_noise(&noise, golden.part(number, "noise")?)?;
+        let (latents, image) = (golden.part(number, "latents")?, golden.part(number, "image")?);
+        for (kind, backend) in &backends {
+            let what = format!("{number}: {} on {}", case["prompt"], kind.name());
+            let options = Options {
+                noise_in: Some(noise.clone()),
+                latents_out: Some(folder.join("latents.safetensors")),
+                out: folder.join("{i}.png"),
+                ..options(case, *kind)
+            };
+            let recipe = run(&options, &what)?;
+            assert_eq!((recipe.width, recipe.height), (16, 16), "{what}");
+            assert_eq!(recipe.prompt.as_deref(), case["prompt"].as_str(), "{what}");
+            assert_eq!(recipe.negative_prompt.as_deref(), case["negative"].as_str(), "{what}");
+            let got = Golden::read_file(&folder.join("latents.safetensors"))?;
+            let got = got.tensor("x0")?;
+            assert_eq!(got.shape, latents.shape, "{what}");
+            let far = close(&what, &got.values, &latents.values, tolerance::pipeline(backend))?;
+            let mut most = 0;
+            for (i, image) in image.values.chunks_exact(3 * 16 * 16).enumerate() {
+                let picture = load(&folder.join(format!("{i}.png"))).map_err(|e| e.report())?;
+                let want = Picture::from_values(&image.iter().map(|v| v * 2.0 - 1.0).collect::<Vec<_>>(), 16, 16, 3);
+                let want = want.map_err(|e| e.report())?;
+                let apart = picture.pixels().iter().zip(want.pixels()).map(|(a, b)| a.abs_diff(*b));
+                most = most.max(apart.max().unwrap_or(0));
+            }
+            // What lies between two of the 255 steps may be rounded either way.
+            assert!(most <= 1, "{what}: pictures are {most} steps of 255 apart");
+            println!("{what}: latents {far:.1e} apart, pictures at most {most} steps");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_picture_does_not_depend_on_its_batch() -> TestResult {
+    let folder = folder("pipeline-batch")?;
+    let case = json!({"pipeline": "sdxl", "prompt": "a cat", "negative": "a dog", "guidance": 4.0, "steps": 2});
+    let make = |first, count, name: &str| -> TestResult<Vec<f32>> {
+        let latents = folder.join(name);
+        let options = Options {
+            first,
+            count,
+            latents_out: Some(latents.clone()),
+            out: folder.join("{i}.png"),
+            ..options(&case, Kind::Cpu)
+        };
+        run(&options, name)?;
+        Ok(Golden::read_file(&latents)?.tensor("x0")?.values.clone())
+    };
+    let together = make(0, 3, "together")?;
+    let pictures: Vec<Vec<u8>> = (0..3).map(|i| pixels(&folder.join(format!("{i}.png")))).collect::<TestResult<_>>()?;
+    for i in 0..3 {
+        let alone = make(i as u64, 1, "alone")?;
+        assert_eq!(alone, together[i * alone.len()..][..alone.len()], "latents of image {i}");
+        assert_eq!(pixels(&folder.join(format!("{i}.png")))?, pictures[i], "picture {i}");
+    }
+    assert!(pictures[0] != pictures[1] && pictures[1] != pictures[2]);
+    Ok(())
+}
+
+fn pixels(path: &Path) -> TestResult<Vec<u8>> {
+    Ok(load(path).map_err(|e| e.report())?.pixels().to_vec())
+}
+
+#[test]
+fn prompts_matter() -> TestResult {
+    let folder = folder("prompts")?;
+    let out = folder.join("picture.png");
+    let case = json!({"pipeline": "sd1", "prompt": "a cat", "negative": null, "guidance": 4.0, "steps": 2});
+    let make = |change: &dyn Fn(&mut Options)| -> TestResult<Vec<u8>> {
+        let mut options = Options { count: 1, out: out.clone(), ..options(&case, Kind::Cpu) };
+        change(&mut options);
+        run(&options, "prompts")?;
+        pixels(&out)
+    };
+    let plain = make(&|_| {})?;
+    assert_eq!(make(&|_| {})?, plain, "the same again");
+    let long = ["a red cat and a dog"; 20].join(", ");
+    let others: [(&str, Box<dyn Fn(&mut Options)>); 6] = [
+        ("another prompt", Box::new(|o| o.prompt = Some("a dog".into()))),
+        ("a weight", Box::new(|o| o.prompt = Some("a (cat:1.5)".into()))),
+        ("a negative prompt", Box::new(|o| o.negative = Some("dog".into()))),
+        ("a skipped layer", Box::new(|o| o.clip_skip = Some(1))),
+        ("no guidance", Box::new(|o| o.guidance = Some(1.0))),
+        ("a prompt of several chunks", Box::new(move |o| o.prompt = Some(long.clone()))),
+    ];
+    for (what, change) in &others {
+        assert_ne!(make(&|o| change(o))?, plain, "{what} changes nothing");
+    }
+    assert_eq!(make(&|o| o.prompt = Some(r"a (cat:1.0)".into()))?, plain, "a weight of 1 changes nothing");
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
+    let out = folder("pipeline-refusals")?.join("picture.png");
+    let case = json!({"pipeline": "sd1", "prompt": "a cat", "negative": null, "guidance": 4.0, "steps": 2});
+    let with = |change: &dyn Fn(&mut Options)| {
+        let mut options = Options { out: out.clone(), ..options(&case, Kind::Cpu) };
+        change(&mut options);
+        refusal(&options)
+    };
+    let long = "a cat, ".repeat(700);
+    let refusals = [
+        (with(&|o| o.prompt = None)?, "give --prompt TEXT"),
+        (with(&|o| o.class = Some("3".into()))?, "--class"),
+        (with(&|o| o.size = Some((17, 16)))?, "both sides must be multiples of 2"),
+        (with(&|o| o.clip_skip = Some(40))?, "layers"),
+        (with(&|o| o.prompt = Some(long.clone()))?, "are the most"),
+        (with(&|o| (o.model, o.class) = (None, None))?, "takes no text"),
+        (with(&|o| o.model = Some(pipeline("sd1").join("unet")))?, "the whole pipeline"),
+        (with(&|o| (o.guidance, o.negative) = (Some(1.0), Some("dog".into())))?, "--negative means nothing"),
+    ];
+    for (report, part) in refusals {
+        assert!(report.contains(part) && report.lines().count() == 1, "{part}: {report}");
+        assert!(!out.exists(), "{report}");
+    }
+    Ok(())
+}
