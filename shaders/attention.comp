@@ -27,6 +27,7 @@ READ(2, V, v);
 layout(set = 0, binding = 3) writeonly buffer Out { float result[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint queries;
     uint keys;
     uint heads;

@@ -11,6 +11,7 @@ READ(1, B, b);
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint items;
     uint c4;
     uint ca;

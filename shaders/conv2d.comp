@@ -28,6 +28,7 @@ READ(4, Residual, residual);
 layout(set = 0, binding = 5) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint in_h;
     uint in_w;
     uint in4;

@@ -14,6 +14,7 @@ READ(1, Scratch, scratch);
 layout(set = 0, binding = 2) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint items;
     uint c4;
     uint pixels;

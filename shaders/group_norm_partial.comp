@@ -13,6 +13,7 @@ READ(0, X, x);
 layout(set = 0, binding = 1) writeonly buffer Scratch { vec4 scratch[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint items;
     uint c4;
     uint pixels;

@@ -18,6 +18,7 @@ READ(3, Scratch, scratch);
 layout(set = 0, binding = 4) writeonly buffer Stats { float stats[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint groups;
     uint group_size;
     uint c4;

@@ -13,6 +13,7 @@ READ(2, Beta, beta);
 layout(set = 0, binding = 3) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint items;
     uint c4;
     uint c;

@@ -10,6 +10,7 @@ READ(0, X, x);
 layout(set = 0, binding = 1) writeonly buffer Out { vec4 result[]; };
 
 layout(push_constant) uniform Push {
+    uint first_group;
     uint items;
     uint c4;
     uint in_w;

@@ -10,6 +10,7 @@
 //! # Ok(()) }
 //! ```
 
+mod commands;
 mod device;
 mod dispatch;
 mod encode;

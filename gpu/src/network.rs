@@ -1,25 +1,20 @@
 //! A graph on a device: weights uploaded, tensors planned, commands recorded for a number of images.
 
+use crate::commands::Part;
 use crate::device::Context;
-use crate::dispatch::{self, Kernels, Operand, Step, Tiling};
-use crate::encode::{Encoded, encode};
+use crate::dispatch::{self, Kernels, Step, Tiling};
 use crate::error::GpuError;
 use crate::fit::{Fit, LEAST_STAGING, Needs, STAGING, Sizes, fit, halves};
 use crate::memory::{Block, Purpose, most};
 use crate::pack::Precision;
-use crate::piece::{Cut, Piece, most_flops};
-use crate::record::{Command, Dispatch, Recording, Space, Span};
+use crate::record::{Space, Span};
 use crate::upload::{upload_weights, weight_bytes};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use unfog_core::nn::cost::node_flops;
 use unfog_core::nn::graph::{Graph, Node, Tensor, TensorId, Weight, WeightUse};
 use unfog_core::nn::plan::{PlanError, Slot, plan, slots_needed};
 use unfog_core::nn::project::InputError;
 use unfog_core::nn::weights::WeightData;
-use unfog_shaders::Kernel;
-use vulkano::buffer::Subbuffer;
 
 /// Choices of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +28,8 @@ pub struct Options {
     /// The most bytes of device memory for weights, tensors and staging buffers; what the device has left if absent. Weights that
     /// don't fit are sent anew for each evaluation.
     pub vram: Option<u64>,
-    /// The most floating-point operations of one submission, unless a single node has more; about half a second of a slow device
-    /// if absent.
+    /// The most floating-point operations of one submission, unless a single work group has more; about half a second of a slow
+    /// device if absent.
     pub submit_flops: Option<u64>,
     /// Copies through staging buffers even where the host reaches the device's memory: to test that way on any device.
     pub force_staging: bool,
@@ -76,19 +71,19 @@ pub struct Network<'w> {
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) weights: Vec<Weight>,
     pub(crate) output: TensorId,
-    slots: Vec<Slot>,
-    steps: Vec<Vec<Step>>,
-    blocks: Vec<Block>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) steps: Vec<Vec<Step>>,
+    pub(crate) blocks: Vec<Block>,
     /// Where the weights lie that stay on the device.
-    places: Vec<Option<Span>>,
+    pub(crate) places: Vec<Option<Span>>,
     /// Bytes of each weight on the device.
-    sizes: Vec<u64>,
+    pub(crate) sizes: Vec<u64>,
     /// The values of the weights that don't stay, to be packed for each evaluation.
     pub(crate) streamed: Vec<Option<WeightData<'w>>>,
     /// The window that those go through: what kernels read, and what the host fills where that is something else.
-    windows: Vec<Block>,
+    pub(crate) windows: Vec<Block>,
     pub(crate) staged: Vec<Block>,
-    fit: Fit,
+    pub(crate) fit: Fit,
     pub(crate) options: Options,
     pub(crate) staging: bool,
     pub(crate) memory: Option<Memory>,
@@ -103,12 +98,6 @@ pub struct Network<'w> {
     pub(crate) inputs: Vec<f32>,
     /// The output of all images of the batch, padded: what a readback fetched.
     pub(crate) results: Vec<f32>,
-}
-
-/// A piece of the graph with its commands.
-pub(crate) struct Part {
-    pub(crate) piece: Piece,
-    pub(crate) encoded: Encoded,
 }
 
 /// Memory for a number of images.
@@ -359,119 +348,9 @@ impl<'w> Network<'w> {
         self.place(self.slots[usize::from(id.0)], images)
     }
 
-    fn place(&self, slot: Slot, images: usize) -> Span {
+    pub(crate) fn place(&self, slot: Slot, images: usize) -> Span {
         let n = images as u64;
         Span { space: Space::Arena, offset: n * slot.offset, bytes: n * slot.bytes }
-    }
-
-    /// Cuts some nodes into pieces, for a number of images.
-    fn cut(&self, images: usize, nodes: Range<usize>) -> Result<Vec<Piece>, GpuError> {
-        let graph = self.graph();
-        let flops = |node: usize| node_flops(&graph, &self.nodes[node]).saturating_mul(images as u64);
-        let streamed = |node: usize| {
-            let weights = self.nodes[node].weights.iter().flatten().map(|id| usize::from(id.0));
-            weights.filter(|&weight| self.streamed[weight].is_some()).collect()
-        };
-        let most_flops = self.options.submit_flops.unwrap_or_else(|| most_flops(self.context.info().kind));
-        let (weights, half) = (&self.sizes[..], self.fit.half);
-        Cut { flops: &flops, streamed: &streamed, weights, most_flops, half }.pieces(nodes)
-    }
-
-    /// The commands of a piece, number `number` of them, with the inputs sent before and the output fetched after where that takes
-    /// copies.
-    fn record(&self, images: usize, piece: &Piece, number: usize, send: bool) -> Result<Vec<Command>, GpuError> {
-        let mut recording = Recording::default();
-        if number > 0 {
-            recording.barrier();
-        }
-        if self.staging && send {
-            let mut offset = 0;
-            for id in self.input_ids() {
-                let to = self.span(id, images);
-                recording.copy(Span { space: Space::Upload, offset, bytes: to.bytes }, to);
-                offset += to.bytes;
-            }
-        }
-        let window = if self.staging { 0 } else { number % self.windows.len().max(1) };
-        if self.staging && piece.bytes > 0 {
-            let span = |space| Span { space, offset: 0, bytes: piece.bytes };
-            recording.copy(span(Space::Staged(self.half_of(number))), span(Space::Window(window)));
-        }
-        for index in piece.nodes.clone() {
-            for step in &self.steps[index] {
-                recording.dispatch(self.place_step(step, index, images, (piece, window))?);
-            }
-        }
-        if self.staging && piece.nodes.end == self.nodes.len() {
-            let from = self.span(self.output, images);
-            recording.copy(from, Span { space: Space::Readback, offset: 0, bytes: from.bytes });
-        }
-        Ok(recording.finish())
-    }
-
-    /// The part of the window that the host fills for piece `number`.
-    pub(crate) fn half_of(&self, number: usize) -> usize {
-        number % self.fillable().len().max(1)
-    }
-
-    /// What the host fills for the window.
-    pub(crate) fn fillable(&self) -> &[Block] {
-        if self.staging { &self.staged } else { &self.windows }
-    }
-
-    /// Some nodes as command buffers.
-    pub(crate) fn encode(&self, images: usize, nodes: Range<usize>, send: bool) -> Result<Vec<Part>, GpuError> {
-        let memory = self.memory.as_ref().ok_or(GpuError::NotPrepared)?;
-        let pieces = self.cut(images, nodes)?.into_iter().enumerate();
-        let part = |(number, piece): (usize, Piece)| {
-            let commands = self.record(images, &piece, number, send && number == 0)?;
-            Ok(Part { encoded: encode(&self.context, &commands, &|span| self.find(memory, span))?, piece })
-        };
-        pieces.map(part).collect()
-    }
-
-    /// Where a weight lies for a piece that is run with this part of the window.
-    fn weight_span(&self, weight: usize, (piece, window): (&Piece, usize)) -> Result<Span, GpuError> {
-        let load = piece.loads.iter().find(|(load, _)| *load == weight);
-        let loaded = load.map(|&(_, offset)| Span { space: Space::Window(window), offset, bytes: self.sizes[weight] });
-        loaded.or(self.places[weight]).ok_or(GpuError::Bug("a weight that is nowhere"))
-    }
-
-    fn place_step(&self, step: &Step, node: usize, images: usize, at: (&Piece, usize)) -> Result<Dispatch, GpuError> {
-        let kernel = Kernel::named(step.variant.kernel).ok_or(GpuError::Node(node))?;
-        let span = |operand: &Operand| match operand {
-            Operand::Tensor(id) => Ok(self.span(*id, images)),
-            Operand::Weight(id) => self.weight_span(usize::from(id.0), at),
-            Operand::Workspace => Ok(self.place(self.slots[self.tensors.len() + node], images)),
-        };
-        let accesses = kernel.bindings.iter().map(|b| b.access);
-        let spans: Result<Vec<Span>, GpuError> = step.operands.iter().map(span).collect();
-        let bindings = spans?.into_iter().zip(accesses).collect();
-        let limits = self.context.info().max_groups;
-        let too_many = || GpuError::Limit("work groups", step.groups);
-        let x = step.groups.min(u64::from(limits[0])).max(1);
-        let y = step.groups.div_ceil(x);
-        if y > u64::from(limits[1]) {
-            return Err(too_many());
-        }
-        let groups = [x as u32, y as u32, images as u32];
-        Ok(Dispatch { variant: step.variant.clone(), bindings, push: step.push.clone(), groups })
-    }
-
-    /// The bytes behind a span.
-    fn find(&self, memory: &Memory, span: &Span) -> Result<Subbuffer<[u8]>, GpuError> {
-        let block = match span.space {
-            Space::Arena => Some(&memory.arena),
-            Space::Weights(i) => self.blocks.get(i),
-            Space::Window(i) => self.windows.get(i),
-            Space::Staged(i) => self.staged.get(i),
-            Space::Upload => memory.upload.as_ref(),
-            Space::Readback => memory.readback.as_ref(),
-        };
-        let block = block.ok_or(GpuError::Bug("a buffer that is not there"))?;
-        let end = span.offset.checked_add(span.bytes).filter(|&end| end <= block.bytes && span.bytes > 0);
-        let end = end.ok_or(GpuError::Bug("bytes beyond a buffer"))?;
-        Ok(Subbuffer::new(block.buffer.clone()).slice(span.offset..end))
     }
 }
 

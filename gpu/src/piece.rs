@@ -1,5 +1,6 @@
 //! The pieces of an evaluation: nodes that are submitted together. A piece ends before its work would take a slow board so long
-//! that its driver gives up, and before the weights that are streamed for it would outgrow the window.
+//! that its driver gives up, and before the weights that are streamed for it would outgrow the window. A node that would take that
+//! long alone is cut along its work groups.
 
 use crate::device::DeviceKind;
 use crate::error::GpuError;
@@ -17,10 +18,50 @@ pub(crate) fn most_flops(kind: DeviceKind) -> u64 {
     }
 }
 
+/// A share of the work groups of a node's kernels, these taken one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Which, from 0 on.
+    pub(crate) number: u64,
+    /// How many there are; at least 1.
+    pub(crate) of: u64,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { number: 0, of: 1 }
+    }
+}
+
+impl Share {
+    /// What it has of each kernel, for kernels of so many work groups. Where a kernel has more than `row` of them, it is cut at
+    /// multiples of `row`: no part but the last has rows that aren't full.
+    pub(crate) fn groups(self, kernels: &[u64], row: u64) -> Vec<Range<u64>> {
+        let all: u128 = kernels.iter().map(|&groups| u128::from(groups)).sum();
+        let end_of = |number: u64| all * u128::from(number) / u128::from(self.of.max(1));
+        let (start, end) = (end_of(self.number), end_of(self.number.saturating_add(1)));
+        let mut before = 0_u128;
+        let part = |&groups: &u64| {
+            let inside = |at: u128| match at.saturating_sub(before).min(u128::from(groups)) as u64 {
+                at if at < groups && groups > row => at / row * row,
+                at => at,
+            };
+            let part = inside(start)..inside(end);
+            before += u128::from(groups);
+            part
+        };
+        kernels.iter().map(part).collect()
+    }
+}
+
 /// Nodes that are submitted together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) nodes: Range<usize>,
+    /// Of a single node, how much; otherwise everything.
+    pub(crate) share: Share,
+    /// How many times the window was filled anew before: all shares of a node run with the same weights.
+    pub(crate) turn: usize,
     /// The weights to put into the window beforehand, each with its place there.
     pub(crate) loads: Vec<(usize, u64)>,
     /// Bytes of the window that they take.
@@ -35,7 +76,9 @@ pub(crate) struct Cut<'a> {
     pub(crate) streamed: &'a dyn Fn(usize) -> Vec<usize>,
     /// Bytes of each weight, aligned.
     pub(crate) weights: &'a [u64],
-    /// Operations of a piece, unless a single node has more.
+    /// Work groups of each node's kernels together.
+    pub(crate) groups: &'a dyn Fn(usize) -> u64,
+    /// Operations of a piece, unless a single work group has more.
     pub(crate) most_flops: u64,
     /// Bytes of a half of the window.
     pub(crate) half: u64,
@@ -76,7 +119,14 @@ impl Cut<'_> {
         if !now.nodes.is_empty() {
             pieces.push(now);
         }
-        Ok(pieces)
+        Ok(pieces.into_iter().enumerate().flat_map(|(turn, piece)| self.shares(Piece { turn, ..piece })).collect())
+    }
+
+    /// A piece of a node that has too many operations, in shares that don't.
+    fn shares(&self, piece: Piece) -> impl Iterator<Item = Piece> {
+        let parts = |node| (self.flops)(node).div_ceil(self.most_flops.max(1)).min((self.groups)(node)).max(1);
+        let of = if piece.nodes.len() == 1 { parts(piece.nodes.start) } else { 1 };
+        (0..of).map(move |number| Piece { share: Share { number, of }, ..piece.clone() })
     }
 }
 
@@ -87,7 +137,8 @@ mod tests {
     fn cut(flops: &[u64], streamed: &[&[usize]], most_flops: u64, half: u64) -> Result<Vec<Piece>, GpuError> {
         let weights = [10, 20, 30];
         let streamed = |node: usize| streamed.get(node).map_or(Vec::new(), |weights| weights.to_vec());
-        let cut = Cut { flops: &|node| flops[node], streamed: &streamed, weights: &weights, most_flops, half };
+        let (flops_of, groups) = (|node: usize| flops[node], |_| 2);
+        let cut = Cut { flops: &flops_of, streamed: &streamed, weights: &weights, groups: &groups, most_flops, half };
         cut.pieces(0..flops.len())
     }
 
@@ -97,7 +148,7 @@ mod tests {
 
     #[test]
     fn pieces_end_before_they_take_too_long() {
-        assert_eq!(nodes(&cut(&[4, 4, 4, 30, 1], &[], 10, 0).unwrap()), [0..2, 2..3, 3..4, 4..5]);
+        assert_eq!(nodes(&cut(&[4, 4, 4, 10, 1], &[], 10, 0).unwrap()), [0..2, 2..3, 3..4, 4..5]);
         assert_eq!(nodes(&cut(&[4, 4, 4], &[], 100, 0).unwrap()), vec![0..3]);
         assert_eq!(cut(&[], &[], 100, 0).unwrap(), []);
     }
@@ -111,5 +162,35 @@ mod tests {
         assert_eq!((&pieces[0].loads[..], pieces[0].bytes), (&[(0, 0), (1, 10)][..], 30));
         assert_eq!(pieces[1].loads, [(2, 0)]);
         assert!(matches!(cut(&[1; 5], &streamed, 100, 29), Err(GpuError::Bug(_))));
+    }
+
+    #[test]
+    fn a_node_that_takes_too_long_is_cut_and_its_weights_sent_once() {
+        // Two work groups: no more than two shares.
+        let pieces = cut(&[4, 30, 1], &[&[], &[1], &[2]], 10, 30).unwrap();
+        assert_eq!(nodes(&pieces), [0..1, 1..2, 1..2, 2..3]);
+        let shares: Vec<_> = pieces.iter().map(|p| (p.share.number, p.share.of, p.turn)).collect();
+        assert_eq!(shares, [(0, 1, 0), (0, 2, 1), (1, 2, 1), (0, 1, 2)]);
+    }
+
+    #[test]
+    fn shares_have_every_group_once_and_whole_rows() {
+        for (kernels, row) in [(&[7, 1, 12][..], 100), (&[25], 10), (&[10, 3], 10), (&[1], 1)] {
+            for of in 1..9 {
+                let mut ends = vec![0; kernels.len()];
+                for number in 0..of {
+                    let parts = Share { number, of }.groups(kernels, row);
+                    for ((part, end), &groups) in parts.iter().zip(&mut ends).zip(kernels) {
+                        assert_eq!(part.start, *end, "{kernels:?} {number} of {of}");
+                        assert!(groups <= row || part.end == groups || part.end % row == 0, "{part:?} of {groups}");
+                        *end = part.end;
+                    }
+                    // A kernel starts when the one before is done.
+                    let open = parts.iter().zip(kernels).position(|(part, &groups)| part.end < groups);
+                    assert!(open.is_none_or(|i| parts[i + 1..].iter().all(|part| part.end == 0)), "{parts:?}");
+                }
+                assert_eq!(ends, kernels);
+            }
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 #![expect(unsafe_code, reason = "writes the half of the window that the device isn't using")]
 
+use crate::commands::Part;
 use crate::error::GpuError;
-use crate::network::{Network, Part};
+use crate::network::Network;
 use crate::pack::pack;
 use crate::piece::Piece;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ impl Network<'_> {
     /// [`GpuError::Stopped`] between two pieces, [`GpuError::DeviceLost`], or what the driver reports.
     pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), GpuError> {
         if let Some(first) = parts.first() {
-            self.load(&first.piece, 0)?;
+            self.load(&first.piece)?;
         }
         for number in 0..parts.len() {
             if self.stop.load(Ordering::Relaxed) {
@@ -26,27 +27,27 @@ impl Network<'_> {
             part.encoded.start()?;
             self.stats.submits += 1;
             self.stats.dispatches += part.encoded.dispatches;
-            let loaded = later.first().map_or(Ok(()), |next| self.load(&next.piece, number + 1));
+            let loaded = later.first().map_or(Ok(()), |next| self.load(&next.piece));
             part.encoded.wait()?;
             loaded?;
         }
         Ok(())
     }
 
-    /// Packs the weights of piece `number` into its part of the window.
-    fn load(&mut self, piece: &Piece, number: usize) -> Result<(), GpuError> {
+    /// Packs the weights of a piece into its part of the window; a node's later shares find them there.
+    fn load(&mut self, piece: &Piece) -> Result<(), GpuError> {
         let missing = GpuError::Bug("a weight that is nowhere");
-        if piece.loads.is_empty() {
+        if piece.loads.is_empty() || piece.share.number > 0 {
             return Ok(());
         }
-        let block = self.fillable().get(self.half_of(number)).ok_or(missing)?;
+        let block = self.fillable().get(self.half_of(piece)).ok_or(missing)?;
         for &(weight, offset) in &piece.loads {
             let data = self.streamed[weight].ok_or(GpuError::Weight(weight))?;
             let mut offset = offset;
             pack(weight, &self.weights[weight], data, self.options.precision, &mut |bytes| {
                 let len = bytes.len() as u64;
-                // SAFETY: the last piece that read this part of the window was waited for: it is the one before the last that
-                // was submitted, if there are two parts.
+                // SAFETY: the last piece that read this part of the window was waited for: pieces are waited for in order, and
+                // the one that may be under way has the other part, if there are two (a share after the first loads nothing).
                 unsafe { block.write(offset, len, |to| to.copy_from_slice(bytes)) }?;
                 offset += len;
                 Ok(())

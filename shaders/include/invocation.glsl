@@ -1,8 +1,9 @@
-// Which invocation this is. The host numbers work groups along x and goes on along y (no dimension may pass 65535);
-// z is the image.
+// Which invocation this is. The host numbers work groups along x and goes on along y (no dimension may pass 65535), from
+// first_group on, the first push constant of every kernel: what one dispatch would take too long for is run by several. z is the
+// image.
 
 uint group_index() {
-    return gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    return first_group + gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
 }
 
 uint image_index() {

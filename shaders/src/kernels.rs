@@ -55,7 +55,7 @@ macro_rules! kernels {
             bindings: &[$(Binding { name: stringify!($binding), access: $access }),*],
             constants: &[$($constant),*],
             push: push::$push::FIELDS,
-            push_bytes: size_of::<push::$push>(),
+            push_bytes: push::FIRST + size_of::<push::$push>(),
             #[cfg(feature = "compile")]
             load: [crate::compile::$name::storage::load, crate::compile::$name::texel::load],
         },)*];

@@ -1,8 +1,12 @@
-//! The push constants of each kernel, as its `Push` block declares them. Counts and strides are in vectors of four floats
-//! unless the name says otherwise (`c`: channels without padding); `*_image` is the distance from one image to the next.
+//! The push constants of each kernel, as its `Push` block declares them after `first_group`, the number of the first work group
+//! that a dispatch runs: large ones run in several. Counts and strides are in vectors of four floats unless the name says
+//! otherwise (`c`: channels without padding); `*_image` is the distance from one image to the next.
 
 use crate::Field;
 use bytemuck::{Pod, Zeroable};
+
+/// Bytes of a block before what is here: a `u32`, `first_group`.
+pub const FIRST: usize = 4;
 
 macro_rules! push {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {$(
@@ -13,9 +17,11 @@ macro_rules! push {
         pub struct $name { $(pub $field: $type,)* }
 
         impl $name {
-            /// The fields in order.
-            pub const FIELDS: &'static [Field] =
-                &[$(Field { name: stringify!($field), offset: core::mem::offset_of!($name, $field) },)*];
+            /// The block's fields in order.
+            pub const FIELDS: &'static [Field] = &[
+                Field { name: "first_group", offset: 0 },
+                $(Field { name: stringify!($field), offset: FIRST + core::mem::offset_of!($name, $field) },)*
+            ];
         }
     )*};
 }

@@ -134,6 +134,23 @@ fn one_upload_and_one_readback_an_evaluation() {
 }
 
 #[test]
+fn a_submission_for_each_work_group_changes_no_bit() {
+    let Some(context) = context("a_submission_for_each_work_group_changes_no_bit") else { return };
+    with_network(|graph, weights| {
+        let (x, conds) = images(2);
+        let run = |submit_flops| {
+            let options = Options { submit_flops, ..Options::default() };
+            let mut denoiser = VulkanDenoiser::new(&context, graph, weights, options).unwrap();
+            (predict(&mut denoiser, &x, 1.0, &conds), denoiser.stats())
+        };
+        let ((whole, one), (cut, many)) = (run(None), run(Some(1)));
+        assert!(cut == whole);
+        assert!(many.submits == many.dispatches && many.dispatches > 2 * one.dispatches, "{one:?} {many:?}");
+    });
+    assert_eq!(context.messages(), [""; 0]);
+}
+
+#[test]
 fn what_lies_between_can_be_read() {
     let Some(context) = context("what_lies_between_can_be_read") else { return };
     with_network(|graph, weights| {
