@@ -1,6 +1,7 @@
 //! A network's pieces as commands, and where these find their bytes.
 
-use crate::dispatch::{Operand, Step};
+use crate::band::Band;
+use crate::dispatch::Operand;
 use crate::encode::{Encoded, encode};
 use crate::error::GpuError;
 use crate::memory::Block;
@@ -28,7 +29,7 @@ impl Network<'_> {
             weights.filter(|&weight| self.streamed[weight].is_some()).collect()
         };
         let most_flops = self.options.submit_flops.unwrap_or_else(|| most_flops(self.context.info().kind));
-        let groups = |node: usize| self.steps[node].iter().map(|step| step.groups).sum();
+        let groups = |node: usize| self.steps[node].iter().map(|band| band.step.groups).sum();
         let (weights, half) = (&self.sizes[..], self.fit.half);
         Cut { flops: &flops, streamed: &streamed, weights, groups: &groups, most_flops, half }.pieces(nodes)
     }
@@ -56,10 +57,10 @@ impl Network<'_> {
         }
         let row = u64::from(self.context.info().max_groups[0]);
         for index in piece.nodes.clone() {
-            let kernels: Vec<u64> = self.steps[index].iter().map(|step| step.groups).collect();
-            for (step, groups) in self.steps[index].iter().zip(share.groups(&kernels, row)) {
+            let kernels: Vec<u64> = self.steps[index].iter().map(|band| band.step.groups).collect();
+            for (band, groups) in self.steps[index].iter().zip(share.groups(&kernels, row)) {
                 if !groups.is_empty() {
-                    recording.dispatch(self.place_step((step, groups), index, images, (piece, window))?);
+                    recording.dispatch(self.place_band((band, groups), index, images, (piece, window))?);
                 }
             }
         }
@@ -99,13 +100,14 @@ impl Network<'_> {
     }
 
     /// Some work groups of a kernel.
-    fn place_step(
+    fn place_band(
         &self,
-        (step, groups): (&Step, Range<u64>),
+        (band, groups): (&Band, Range<u64>),
         node: usize,
         images: usize,
         at: (&Piece, usize),
     ) -> Result<Dispatch, GpuError> {
+        let step = &band.step;
         let kernel = Kernel::named(step.variant.kernel).ok_or(GpuError::Node(node))?;
         let span = |operand: &Operand| match operand {
             Operand::Tensor(id) => Ok(self.span(*id, images)),
@@ -113,7 +115,15 @@ impl Network<'_> {
             Operand::Workspace => Ok(self.place(self.slots[self.tensors.len() + node], images)),
         };
         let accesses = kernel.bindings.iter().map(|b| b.access);
-        let spans: Result<Vec<Span>, GpuError> = step.operands.iter().map(span).collect();
+        let part = |(operand, part): (&Operand, &Option<Range<u64>>)| match (span(operand)?, part) {
+            (whole, None) => Ok(whole),
+            // What is too large for a binding is one image.
+            (whole, Some(part)) if images == 1 && part.end <= whole.bytes => {
+                Ok(Span { offset: whole.offset + part.start, bytes: part.end - part.start, ..whole })
+            }
+            _ => Err(GpuError::Bug("a part beyond a tensor")),
+        };
+        let spans: Result<Vec<Span>, GpuError> = step.operands.iter().zip(&band.parts).map(part).collect();
         let bindings = spans?.into_iter().zip(accesses).collect();
         let limits = self.context.info().max_groups;
         let too_many = || GpuError::Limit("work groups", step.groups);

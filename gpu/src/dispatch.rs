@@ -134,9 +134,17 @@ pub(crate) fn workspace(graph: &Graph<'_>, node: &Node) -> u64 {
     }
 }
 
-/// The planner's target on a device.
-pub(crate) fn target(info: &DeviceInfo) -> Target {
-    Target { align: ALIGN, lanes: LANES, max_binding: info.max_binding, workspace, fused: false }
+/// The planner's target. Tensors may be larger than what a device binds: see [`crate::band`].
+pub(crate) const TARGET: Target = Target { align: ALIGN, lanes: LANES, max_binding: u64::MAX, workspace, fused: false };
+
+/// Bytes of each operand of a step of a node, for one image; weights, which have a limit of their own, count nothing.
+pub(crate) fn operand_bytes(graph: &Graph<'_>, node: &Node, tiling: Tiling, step: &Step) -> Vec<u64> {
+    let site = Site { graph, node, tiling };
+    let bytes = |operand: &Operand| match operand {
+        Operand::Weight(_) => 0,
+        other => 16 * site.vectors(other),
+    };
+    step.operands.iter().map(bytes).collect()
 }
 
 /// The kernels of node `index`, in order.

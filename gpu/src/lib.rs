@@ -10,6 +10,7 @@
 //! # Ok(()) }
 //! ```
 
+mod band;
 mod commands;
 mod device;
 mod dispatch;

@@ -1,8 +1,9 @@
 //! A graph on a device: weights uploaded, tensors planned, commands recorded for a number of images.
 
+use crate::band::{Band, bands};
 use crate::commands::Part;
-use crate::device::Context;
-use crate::dispatch::{self, Kernels, Step, Tiling};
+use crate::device::{Context, DeviceInfo};
+use crate::dispatch::{self, Kernels, TARGET, Tiling};
 use crate::error::GpuError;
 use crate::fit::{Fit, LEAST_STAGING, Needs, STAGING, Sizes, fit, halves};
 use crate::memory::{Block, Purpose, most};
@@ -12,7 +13,7 @@ use crate::upload::{upload_weights, weight_bytes};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use unfog_core::nn::graph::{Graph, Node, Tensor, TensorId, Weight, WeightUse};
-use unfog_core::nn::plan::{PlanError, Slot, plan, slots_needed};
+use unfog_core::nn::plan::{Slot, plan, slots_needed};
 use unfog_core::nn::project::InputError;
 use unfog_core::nn::weights::WeightData;
 
@@ -31,6 +32,9 @@ pub struct Options {
     /// The most floating-point operations of one submission, unless a single work group has more; about half a second of a slow
     /// device if absent.
     pub submit_flops: Option<u64>,
+    /// The most bytes of a tensor that a kernel is given at once, where that is less than what the device binds: to test tensors
+    /// beyond it on any device.
+    pub max_binding: Option<u64>,
     /// Copies through staging buffers even where the host reaches the device's memory: to test that way on any device.
     pub force_staging: bool,
 }
@@ -43,8 +47,16 @@ impl Default for Options {
             max_images: 8,
             vram: None,
             submit_flops: None,
+            max_binding: None,
             force_staging: false,
         }
+    }
+}
+
+impl Options {
+    /// Bytes of a tensor that a kernel is given at most.
+    fn max_binding(&self, info: &DeviceInfo) -> u64 {
+        self.max_binding.unwrap_or(u64::MAX).min(info.max_binding)
     }
 }
 
@@ -72,7 +84,7 @@ pub struct Network<'w> {
     pub(crate) weights: Vec<Weight>,
     pub(crate) output: TensorId,
     pub(crate) slots: Vec<Slot>,
-    pub(crate) steps: Vec<Vec<Step>>,
+    pub(crate) steps: Vec<Vec<Band>>,
     pub(crate) blocks: Vec<Block>,
     /// Where the weights lie that stay on the device.
     pub(crate) places: Vec<Option<Span>>,
@@ -122,10 +134,7 @@ struct Plan {
 fn plan_memory(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Plan, GpuError> {
     let info = context.info();
     let mut slots = vec![Slot::default(); slots_needed(graph)];
-    let planned = plan(graph, &dispatch::target(info), &mut slots).map_err(|e| match e {
-        PlanError::TooLarge(bytes) => GpuError::Binding { what: "tensor", bytes, limit: info.max_binding },
-        e => e.into(),
-    })?;
+    let planned = plan(graph, &TARGET, &mut slots)?;
     let workspace = (0..graph.nodes.len()).map(|i| planned.workspace(i).bytes).max().unwrap_or(0);
     let (arena, arena_bound) = (planned.bytes, planned.lower_bound);
     let staging = options.force_staging || !info.unified;
@@ -137,7 +146,7 @@ fn plan_memory(context: &Context, graph: &Graph<'_>, options: &Options) -> Resul
     // What the device binds and allocates at once, and no more than a quarter of its memory for more than one image.
     let available = context.available();
     let largest = slots.iter().map(|s| s.bytes).max().unwrap_or(0).max(1);
-    let most_images = (info.max_binding / largest).min((available / 4).min(most(context)) / arena.max(1));
+    let most_images = (options.max_binding(info) / largest).min((available / 4).min(most(context)) / arena.max(1));
     // What is read through a texel buffer for one image is so for all.
     let texels = Tiling::new(info, options.kernels, options.precision).texels;
     let views = slots.iter().filter_map(|s| texels.checked_div(s.bytes / 16)).filter(|&images| images > 0);
@@ -249,7 +258,7 @@ impl<'w> Network<'w> {
 
     /// The kernels that a node runs, in order, each with its specialization constants.
     pub fn kernels(&self, node: usize) -> impl Iterator<Item = String> {
-        let variants = self.steps.get(node).into_iter().flatten().map(|step| &step.variant);
+        let variants = self.steps.get(node).into_iter().flatten().map(|band| &band.step.variant);
         variants.map(|variant| format!("{}{}{:?}", variant.kernel, variant.reads.suffix(), variant.constants))
     }
 
@@ -355,9 +364,18 @@ impl<'w> Network<'w> {
 }
 
 /// The kernels of every node; a graph that no builder made is refused.
-fn steps(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Vec<Vec<Step>>, GpuError> {
+fn steps(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Vec<Vec<Band>>, GpuError> {
     let tiling = Tiling::new(context.info(), options.kernels, options.precision);
-    let steps: Result<Vec<_>, _> = (0..graph.nodes.len()).map(|i| dispatch::steps(graph, i, tiling)).collect();
+    let limit = options.max_binding(context.info());
+    let of_node = |(index, node)| {
+        let mut all = Vec::new();
+        for step in dispatch::steps(graph, index, tiling)? {
+            let bytes = dispatch::operand_bytes(graph, node, tiling, &step);
+            all.extend(bands(step, &bytes, limit)?);
+        }
+        Ok(all)
+    };
+    let steps: Result<Vec<_>, _> = graph.nodes.iter().enumerate().map(of_node).collect();
     let there = usize::from(graph.output.0) < graph.tensors.len();
     if there { steps } else { steps.and(Err(GpuError::Node(graph.nodes.len()))) }
 }

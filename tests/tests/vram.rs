@@ -188,6 +188,24 @@ fn short_submissions_change_no_bit() -> TestResult {
 }
 
 #[test]
+fn tensors_beyond_a_binding_change_no_bit() -> TestResult {
+    let case = Case::mednist_ddpm()?;
+    for gpu in gpus()? {
+        for force_staging in [false, true] {
+            let base = Options { force_staging, ..Options::default() };
+            let (want, whole) = case.predict(&mut case.open(&gpu.context, base)?)?;
+            // The largest has 4 MiB; sixteen rows of it have one, and a convolution reads those beside them too.
+            let options = Options { max_binding: Some(1_500_000), ..base };
+            let (got, stats) = case.predict(&mut case.open(&gpu.context, options)?)?;
+            same_bits("in bands", &got, &want)?;
+            assert!(stats.dispatches > whole.dispatches, "{stats:?} {whole:?}");
+        }
+        gpu.check()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_run_is_stopped_between_two_submissions() -> TestResult {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
