@@ -4,6 +4,8 @@ use crate::error::{Doing, GpuError};
 use crate::faults::{Fault, Faults};
 use crate::memory::{Live, Usage, available, usage};
 use crate::pipeline::Pipelines;
+use crate::tune::Choice;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -104,6 +106,8 @@ pub struct Context {
     /// Recorded command buffers that are alive.
     pub(crate) encoded: Arc<AtomicUsize>,
     pub(crate) faults: Arc<Faults>,
+    /// What kernels of some shapes are to be, instead of the table's.
+    pub(crate) choices: Arc<HashMap<String, Choice>>,
     messages: Messages,
     _messenger: Option<Arc<DebugUtilsMessenger>>,
 }
@@ -174,6 +178,7 @@ impl Context {
             live: Arc::default(),
             encoded: Arc::default(),
             faults: Arc::default(),
+            choices: Arc::default(),
             info: Arc::new(infos[index].clone()),
             messages,
             _messenger: messenger,
@@ -183,6 +188,12 @@ impl Context {
     /// The device.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// The same device, on which kernels of these shapes ([`crate::shape_key`]) are cut up as chosen, whatever the table says.
+    #[must_use]
+    pub fn tuned(&self, choices: impl IntoIterator<Item = (String, Choice)>) -> Self {
+        Self { choices: Arc::new(choices.into_iter().collect()), ..self.clone() }
     }
 
     /// What the validation layer had to say so far: warnings and errors.

@@ -50,22 +50,32 @@ pub enum Kernels {
     Texel,
 }
 
+impl Kernels {
+    /// The families, each with its name.
+    pub const NAMES: &[(&str, Kernels)] = &[("plain", Kernels::Plain), ("texel", Kernels::Texel)];
+
+    /// The name of a family.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kernels)| *kernels == self).map_or("auto", |(name, _)| name)
+    }
+}
+
 /// How work is cut up on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiling {
     /// Invocations of a group.
-    local: u32,
+    pub(crate) local: u32,
     /// Those of a convolution: along pixels and along output channels.
-    conv_local: [u32; 2],
+    pub(crate) conv_local: [u32; 2],
     /// Pixels and vectors of output channels that an invocation of a convolution holds at most.
-    tile: [u32; 2],
+    pub(crate) tile: [u32; 2],
     /// Vectors of output channels, of several queries, that an invocation of attention holds at most.
-    queries: u32,
+    pub(crate) queries: u32,
     /// Pixels that an invocation of group normalisation's last stage takes.
-    apply_run: u32,
+    pub(crate) apply_run: u32,
     /// Most vectors of one image of what is read through a texel buffer; what is larger is read from a storage buffer.
     pub(crate) texels: u64,
-    precision: Precision,
+    pub(crate) precision: Precision,
 }
 
 impl Tiling {

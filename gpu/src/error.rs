@@ -27,7 +27,7 @@ pub enum GpuError {
         /// What it may take: the limit that was set, or what the device has left.
         limit: u64,
     },
-    /// A tensor of one image, or a weight, is larger than what the device binds to a kernel.
+    /// A weight, or of a tensor of one image what a kernel must have at once, is larger than what the device binds.
     Binding {
         /// Which of the two.
         what: &'static str,
@@ -56,6 +56,8 @@ pub enum GpuError {
     Node(usize),
     /// The stop flag was set.
     Stopped,
+    /// No kernel is cut up like this, or not on this device.
+    Choice(String),
     /// More than this device takes at once: what, and how much.
     Limit(&'static str, u64),
     /// No batch is prepared: preparing one failed before.
@@ -102,6 +104,7 @@ impl fmt::Display for GpuError {
             GpuError::HalfRange(i) => write!(f, "weight {i} has values beyond the range of f16; use f32"),
             GpuError::Node(i) => write!(f, "node {i} has operands that don't fit"),
             GpuError::Stopped => write!(f, "stopped"),
+            GpuError::Choice(text) => write!(f, "\"{text}\" is no kernel that this device runs"),
             GpuError::Limit(what, n) => write!(f, "{n} {what} are more than this device takes"),
             GpuError::NotPrepared => write!(f, "no batch is prepared on the device"),
             GpuError::Bug(what) => write!(f, "a bug in unfog-gpu: {what}"),

@@ -27,6 +27,7 @@ mod pipeline;
 mod record;
 mod run;
 mod transfer;
+mod tune;
 mod upload;
 
 pub use device::{Context, DeviceChoice, DeviceInfo, DeviceKind, Log, devices};
@@ -38,4 +39,5 @@ pub use fit::Needs;
 pub use memory::Usage;
 pub use network::{Network, Options, Stats};
 pub use pack::Precision;
+pub use tune::{Choice, candidates, key as shape_key};
 pub use unfog_shaders::table_version;

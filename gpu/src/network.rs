@@ -9,6 +9,7 @@ use crate::fit::{Fit, LEAST_STAGING, Needs, STAGING, Sizes, fit, halves};
 use crate::memory::{Block, Purpose, most};
 use crate::pack::Precision;
 use crate::record::{Space, Span};
+use crate::tune;
 use crate::upload::{upload_weights, weight_bytes};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -365,10 +366,13 @@ impl<'w> Network<'w> {
 
 /// The kernels of every node; a graph that no builder made is refused.
 fn steps(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Vec<Vec<Band>>, GpuError> {
-    let tiling = Tiling::new(context.info(), options.kernels, options.precision);
-    let limit = options.max_binding(context.info());
+    let info = context.info();
+    let table = Tiling::new(info, options.kernels, options.precision);
+    let limit = options.max_binding(info);
     let of_node = |(index, node)| {
         let mut all = Vec::new();
+        let choice = tune::key(graph, node).and_then(|key| context.choices.get(&key));
+        let tiling = table.chosen(info, node, choice)?;
         for step in dispatch::steps(graph, index, tiling)? {
             let bytes = dispatch::operand_bytes(graph, node, tiling, &step);
             all.extend(bands(step, &bytes, limit)?);

@@ -128,10 +128,10 @@ pub fn choose(
 }
 
 /// A layer by the number of its first node, and how often it occurs.
-type Layer = (usize, usize);
+pub(super) type Layer = (usize, usize);
 
 /// The different layers of a network, those first that have the most operations together.
-fn layers(graph: &Graph<'_>) -> Vec<Layer> {
+pub(super) fn layers(graph: &Graph<'_>) -> Vec<Layer> {
     let mut found: Vec<(String, Layer, u64)> = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         let shapes = node.inputs.map(|id| id.map(|id| graph.shape(id)));

@@ -4,6 +4,8 @@ mod auto;
 mod cache;
 mod reference;
 #[cfg(feature = "vulkan")]
+mod tune;
+#[cfg(feature = "vulkan")]
 pub(crate) mod vulkan;
 
 use std::str::FromStr;
@@ -104,6 +106,19 @@ pub struct Request {
     pub vram: Option<u64>,
     /// The most bytes for weights that the CPU backend prepares once; if absent, all where [`RAM`] is enough, else none. Changes no bit.
     pub ram: Option<u64>,
+    /// Whether the kernels of a GPU are to be measured where a table decides otherwise; see [`Request::tuned`].
+    pub tune: bool,
+    /// Kernels of a GPU that were chosen before: from a recipe, to make its picture again.
+    pub tuned: Vec<Tuned>,
+}
+
+/// How the kernel of a convolution or an attention is cut up, where tuning found another way faster than the table's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// The shapes that it is for.
+    pub shape: String,
+    /// The kernel and its tile.
+    pub kernel: String,
 }
 
 /// Bytes for prepared weights unless a request says otherwise: enough for small networks.
@@ -126,6 +141,7 @@ impl Request {
             Request { device: Some(_), .. } if !gpu => contradicts("--device"),
             Request { precision: Precision::F16, .. } if !gpu => contradicts("--precision f16"),
             Request { vram: Some(_), .. } if !gpu => contradicts("--vram"),
+            Request { tune: true, .. } if !gpu => contradicts("--tune"),
             Request { threads: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--threads"),
             Request { ram: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--ram"),
             _ => Ok(()),
@@ -144,7 +160,30 @@ impl Request {
             threads: self.threads.filter(|_| kind == Kind::Cpu),
             vram: self.vram.filter(|_| gpu),
             ram: self.ram.filter(|_| kind == Kind::Cpu),
+            tune: self.tune && gpu,
+            tuned: if gpu { self.tuned.clone() } else { Vec::new() },
         }
+    }
+
+    /// Measures the kernels of a network, if that was asked for and there is a choice: this request with what was chosen, and a line
+    /// for the user. `report` is told how many shapes of layers are done, of how many.
+    ///
+    /// # Errors
+    /// No such device, or the run was stopped.
+    pub fn tuned(
+        self,
+        graph: &Graph<'_>,
+        weights: &[WeightData<'_>],
+        stop: &Stop,
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Self, Option<String>)> {
+        #[cfg(feature = "vulkan")]
+        if self.tune && self.kind == Kind::Vulkan {
+            let (tuned, why) = tune::tune(&self, graph, weights, stop, report)?;
+            return Ok((Self { tune: false, tuned, ..self }, Some(why)));
+        }
+        let _ = (graph, weights, stop, report);
+        Ok((self, None))
     }
 }
 
@@ -163,6 +202,9 @@ pub struct Description {
     pub threads: Option<usize>,
     /// How the weights are stored.
     pub precision: Precision,
+    /// Kernels other than the table's, from tuning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<Tuned>,
 }
 
 /// A Vulkan device and the limits that matter.
@@ -182,7 +224,7 @@ pub struct Device {
     pub unified: bool,
     /// Bytes of its largest memory heap.
     pub memory: u64,
-    /// Most bytes of a tensor of one image.
+    /// Most bytes of a weight, and of a tensor that a kernel is given at once.
     pub max_binding: u64,
     /// Most invocations of a work group.
     pub max_invocations: u32,
@@ -301,6 +343,7 @@ impl<'a> Backend<'a> {
             kernels: None,
             threads: Some(threads),
             precision: Precision::F32,
+            tuned: Vec::new(),
         };
         match self {
             Backend::Reference(_) => processor(Kind::Reference, 1),

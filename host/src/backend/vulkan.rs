@@ -8,7 +8,7 @@ use unfog_gpu::{
     Context, DeviceChoice, DeviceInfo, DeviceKind, GpuError, Network, Options, Precision as Stored, VulkanDenoiser,
 };
 
-use super::{Description, Device, Kind, Precision, Request, cache};
+use super::{Description, Device, Kind, Precision, Request, Tuned, cache};
 use crate::error::{Error, Result};
 use crate::memory::{self, Needs, plan_bytes};
 use crate::stop::Stop;
@@ -19,6 +19,7 @@ pub struct VulkanBackend<'a> {
     denoiser: VulkanDenoiser<'a>,
     info: DeviceInfo,
     precision: Precision,
+    tuned: Vec<Tuned>,
 }
 
 /// The most images of one submission, where memory allows: enough to keep a GPU busy.
@@ -36,7 +37,7 @@ impl<'a> VulkanBackend<'a> {
         }
         let mut denoiser = VulkanDenoiser::new(&context, graph, weights, options).map_err(failed)?;
         denoiser.stop_when(stop.flag());
-        Ok(Self { denoiser, info: context.info().clone(), precision: request.precision })
+        Ok(Self { denoiser, info: context.info().clone(), precision: request.precision, tuned: request.tuned.clone() })
     }
 
     pub(super) fn describe(&self) -> Description {
@@ -47,6 +48,7 @@ impl<'a> VulkanBackend<'a> {
             kernels: Some(format!("{:016x}", unfog_gpu::table_version())),
             threads: None,
             precision: self.precision,
+            tuned: self.tuned.clone(),
         }
     }
 
@@ -73,7 +75,9 @@ impl<'a> VulkanBackend<'a> {
 
 /// The device that a request names, and how weights are to be stored on it.
 pub(crate) fn open(request: &Request) -> Result<(Context, Stored)> {
-    let context = Context::open(&choice(request), cache::folder()).map_err(failed)?;
+    let choices = request.tuned.iter().map(|tuned| Ok((tuned.shape.clone(), tuned.kernel.parse().map_err(failed)?)));
+    let choices: Vec<_> = choices.collect::<Result<_>>()?;
+    let context = Context::open(&choice(request), cache::folder()).map_err(failed)?.tuned(choices);
     let stored = match request.precision {
         Precision::F32 => Stored::F32,
         Precision::F16 => Stored::F16,
@@ -136,7 +140,7 @@ fn choice(request: &Request) -> DeviceChoice {
     request.device.as_deref().map_or(DeviceChoice::Auto, DeviceChoice::parse)
 }
 
-fn failed(e: GpuError) -> Error {
+pub(super) fn failed(e: GpuError) -> Error {
     let message = e.to_string();
     let error = match e {
         GpuError::Loader(_) | GpuError::NoDevice => Error::failure(message).hint("use --backend cpu"),

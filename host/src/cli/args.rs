@@ -50,7 +50,7 @@ impl EngineArgs {
     pub(crate) fn request(&self, kind: Kind) -> Request {
         let [vram, ram] = [self.vram, self.ram].map(|size| size.map(|Bytes(bytes)| bytes));
         let device = self.device.clone();
-        Request { kind, device, precision: self.precision, threads: self.threads, vram, ram }
+        Request { kind, device, precision: self.precision, threads: self.threads, vram, ram, ..Request::default() }
     }
 }
 

@@ -51,6 +51,14 @@ impl Progress {
         }
     }
 
+    /// Shows for how many shapes of layers, of how many, kernels have been measured.
+    pub(crate) fn tuning(&self, done: u64, total: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_style(style("measuring kernels, {msg}"));
+            bar.set_message(format!("{done} of {total}"));
+        }
+    }
+
     /// Shows how long kernels have been compiled.
     pub(crate) fn compiling(&self, time: Duration) {
         if let Some(bar) = &self.0 {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use unfog::Result;
+use unfog::backend::Request;
 use unfog::recipe::Recipe;
 use unfog::sample::{Event, Generator, Options, sample};
 use unfog::settings::parity;
@@ -76,6 +77,9 @@ pub(crate) struct Args {
     parity: Option<String>,
     #[command(flatten)]
     backend: BackendArgs,
+    /// Measure a GPU's kernels for this model, for 20 s at most, instead of taking the table's; the recipe has the choice
+    #[arg(long)]
+    tune: bool,
     /// How the seed becomes noise: philox, torch-cpu or torch-cuda (torch's for this seed), lattice (a batch more even than
     /// chance) or brownian (stochastic samplers: the same picture from more steps)
     #[arg(long, value_name = "NAME", default_value = "philox")]
@@ -129,7 +133,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         first: args.first,
         size: args.size.map(|Size(w, h)| (w, h)),
         parity: args.parity.as_deref().map(parity).transpose()?,
-        backend: args.backend.request(),
+        backend: Request { tune: args.tune, ..args.backend.request() },
         noise: args.noise,
         noise_in: args.noise_in.clone(),
         latents_out: args.latents_out.clone(),
@@ -141,8 +145,10 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         Event::Compiled(time) if !args.quiet => {
             progress.note(&format!("kernels compiled in {:.1} s, and kept for the next start", time.as_secs_f64()));
         }
+        Event::Tuned(found) if !args.quiet => progress.note(&format!("tuned: {found}")),
         Event::Compiling(time) => progress.compiling(time),
-        Event::Chosen(..) | Event::Compiled(_) => {}
+        Event::Tuning(done, total) => progress.tuning(done, total),
+        Event::Chosen(..) | Event::Compiled(_) | Event::Tuned(_) => {}
         Event::Steps(done, total) => progress.set(done, total),
         Event::Decoded(done, total) => progress.decoded(done, total),
     })?;

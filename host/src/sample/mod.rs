@@ -31,7 +31,7 @@ use unfog_core::nn::weights::WeightData;
 
 use crate::backend::{Description, Kind, Leftover, Request, choose};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, Network};
 use crate::recipe::Recipe;
 use crate::stop::Stop;
 use crate::tensors::GivenNoise;
@@ -47,6 +47,10 @@ pub enum Event {
     Compiling(Duration),
     /// They are, and that took so long.
     Compiled(Duration),
+    /// Shapes of layers whose kernels are measured, and those there are.
+    Tuning(u64, u64),
+    /// What tuning found.
+    Tuned(String),
     /// Steps that are done, and those there are.
     Steps(u64, u64),
     /// Images that are decoded from their latents, and those there are.
@@ -91,21 +95,30 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     Ok(Outcome { files, recipe, classes, start_up, sampling })
 }
 
-/// The backend to open: what `auto` chooses, or what was asked for. What the choice leaves is to be kept until the run is over.
+/// The backend to open: what `auto` chooses, or what was asked for, its kernels measured if that was asked for. What the choice leaves
+/// is to be kept until the run is over.
 fn settle(
     options: &Options,
     model: &Model,
-    size: (u32, u32),
+    network: &Network,
     data: &[WeightData<'_>],
     stop: &Stop,
     report: &mut dyn FnMut(Event),
 ) -> Result<(Request, Leftover)> {
-    if options.backend.kind != Kind::Auto {
-        return Ok((options.backend.clone(), Leftover::default()));
+    let (mut request, mut leftover) = (options.backend.clone(), Leftover::default());
+    if request.kind == Kind::Auto {
+        let size = network.graph().sample_shape().unwrap_or_default();
+        let chosen = choose(&request, model, (size.h, size.w), data, stop)?;
+        let nothing = if request.tune && chosen.kind != Kind::Vulkan { "; there is nothing to tune" } else { "" };
+        report(Event::Chosen(chosen.kind, chosen.why + nothing));
+        (request, leftover) = (request.chosen(chosen.kind), chosen.leftover);
     }
-    let chosen = choose(&options.backend, model, size, data, stop)?;
-    report(Event::Chosen(chosen.kind, chosen.why));
-    Ok((options.backend.chosen(chosen.kind), chosen.leftover))
+    let mut tuning = |done, all| report(Event::Tuning(done, all));
+    let (request, found) = request.tuned(&network.graph(), data, stop, &mut tuning)?;
+    if let Some(found) = found {
+        report(Event::Tuned(found));
+    }
+    Ok((request, leftover))
 }
 
 fn source(options: &Options, setup: &Setup) -> Result<Source> {

@@ -52,7 +52,7 @@ pub(super) fn produce(
     let fingerprint = Weights::fingerprint_of(&all);
     stop.check()?;
     let data = weights.data();
-    let (request, _leftover) = settle(options, model, size, &data, stop, report)?;
+    let (request, _leftover) = settle(options, model, &network, &data, stop, report)?;
 
     let picture = [setup.picture.width, setup.picture.height];
     let conditions = prompts.as_ref().map(|prompts| prompts.encode(&request, picture, stop)).transpose()?;

@@ -58,3 +58,11 @@ fn a_limit_is_shown_kept_and_refused_with_the_number() {
     assert_eq!(recipe("limited", &["--vram", "640K"])["vram"].as_u64(), Some(640 << 10));
     assert_eq!(place.read("all"), place.read("limited"), "the bits");
 }
+
+#[test]
+fn only_a_gpu_is_tuned() {
+    let place = Place::new();
+    for backend in ["cpu", "reference"] {
+        place.fail(&["sample", "--backend", backend, "--tune"], 2, "--tune means nothing to the backend");
+    }
+}
