@@ -36,12 +36,14 @@ struct Shape<C> {
 /// What is known of each shape that was measured: the fastest candidate, or none where that is the table's choice.
 type Found<C> = BTreeMap<String, Option<C>>;
 
-/// Measures shape by shape, the table's choice first, as long as there is time: `clock` says how long it has taken so far. `time`
-/// measures a candidate, or the table's choice; nothing if the device can't run it.
+/// Measures a candidate for a shape, or the table's choice; gives nothing if the device can't run it.
+type Time<'a, C> = &'a mut dyn FnMut(&Shape<C>, Option<&C>) -> Result<Option<Duration>>;
+
+/// Measures shape by shape, the table's choice first, as long as there is time: `clock` says how long it has taken so far.
 fn contest<C: Clone>(
     shapes: &[Shape<C>],
     clock: &dyn Fn() -> Duration,
-    time: &mut dyn FnMut(&Shape<C>, Option<&C>) -> Result<Option<Duration>>,
+    time: Time<'_, C>,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<Found<C>> {
     let mut found = Found::new();
@@ -58,10 +60,8 @@ fn contest<C: Clone>(
                 whole = false;
                 break;
             }
-            if let Some(took) = time(shape, candidate)? {
-                if best.is_none_or(|(fastest, _)| took < fastest) {
-                    best = Some((took, candidate));
-                }
+            if let Some(took) = time(shape, candidate)?.filter(|took| best.is_none_or(|(fastest, _)| *took < fastest)) {
+                best = Some((took, candidate));
             }
             dearest = dearest.max((clock() - begun).as_secs_f64() / shape.flops.max(1) as f64);
         }
