@@ -10,6 +10,10 @@ pub mod op;
 pub mod plan;
 pub mod program;
 pub mod project;
+pub mod quant;
 pub mod reference;
 pub mod view;
 pub mod weights;
+
+#[cfg(test)]
+mod quant_tests;

@@ -1,5 +1,6 @@
 //! Weights as the reference reads them: borrowed, in the type in which they are stored.
 
+use super::quant::Q4;
 use bytemuck::try_cast_slice;
 
 /// The values of one weight, in torch's layout.
@@ -18,6 +19,8 @@ pub enum WeightData<'a> {
         /// A factor for each row.
         scales: &'a [f32],
     },
+    /// 4-bit integers in blocks with a scale each.
+    Q4(Q4<'a>),
 }
 
 impl<'a> WeightData<'a> {
@@ -27,7 +30,19 @@ impl<'a> WeightData<'a> {
             WeightData::F32(w) => w.len(),
             WeightData::F16(w) | WeightData::Bf16(w) => w.len(),
             WeightData::I8 { values, .. } => values.len(),
+            WeightData::Q4(w) => w.len(),
         }
+    }
+
+    /// Bytes of the values and their scales.
+    pub fn bytes(self) -> u64 {
+        let bytes = match self {
+            WeightData::F32(w) => size_of_val(w),
+            WeightData::F16(w) | WeightData::Bf16(w) => size_of_val(w),
+            WeightData::I8 { values, scales } => size_of_val(values) + size_of_val(scales),
+            WeightData::Q4(w) => w.bytes(),
+        };
+        bytes as u64
     }
 
     /// True when there is no value.
@@ -43,6 +58,25 @@ impl<'a> WeightData<'a> {
             WeightData::F16(w) => w.get(i).map_or(0.0, |&b| f16_to_f32(b)),
             WeightData::Bf16(w) => w.get(i).map_or(0.0, |&b| f32::from_bits(u32::from(b) << 16)),
             WeightData::I8 { values, .. } => values.get(i).map_or(0.0, |&q| f32::from(q) * self.scale(i)),
+            WeightData::Q4(w) => w.at(i),
+        }
+    }
+
+    /// Values from `first` on, widened exactly; all of one row. What is out of range is 0.
+    pub fn widen(self, first: usize, out: &mut [f32]) {
+        fn fill<T: Copy>(out: &mut [f32], w: &[T], first: usize, widen: impl Fn(T) -> f32) {
+            let w = w.get(first..).unwrap_or(&[]).iter().map(|&w| widen(w));
+            out.iter_mut().zip(w.chain(core::iter::repeat(0.0))).for_each(|(out, w)| *out = w);
+        }
+        match self {
+            WeightData::F32(w) => fill(out, w, first, |w| w),
+            WeightData::F16(w) => fill(out, w, first, f16_to_f32),
+            WeightData::Bf16(w) => fill(out, w, first, |w| f32::from_bits(u32::from(w) << 16)),
+            WeightData::I8 { values, .. } => {
+                let scale = self.scale(first);
+                fill(out, values, first, |q| f32::from(q) * scale);
+            }
+            WeightData::Q4(w) => w.widen(first, out),
         }
     }
 
@@ -71,6 +105,8 @@ impl<'a> WeightData<'a> {
                 let scale = self.scale(first);
                 add(sum, x, values, first, step, |q| f32::from(q) * scale)
             }
+            WeightData::Q4(w) if w.shape()[1] == step => w.dot(sum, x, first),
+            WeightData::Q4(w) => x.iter().enumerate().fold(sum, |sum, (i, x)| sum + x * w.at(first + i * step)),
         }
     }
 

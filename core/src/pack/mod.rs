@@ -8,7 +8,7 @@
 //! | header, 64 bytes | "unfogpak", [`FORMAT`], [`ABI`], length u64, CRC-32 of all that follows it, numbers of tensors, nodes and weights, the output's id, f32 values of the arena for one image, offset of the settings or 0, bytes of the notes |
 //! | tensors | 48 bytes each, [`crate::nn::code`]; then the place in the arena (values before it), and 1 if it is not stored |
 //! | nodes | 80 bytes each, in the order of execution |
-//! | weights | 48 bytes each: shape, use, type, offset of the values, offset of the scales (int8) |
+//! | weights | 48 bytes each: shape, use, type, offset of the values, offset of the scales (int8, [`Q4`]) |
 //! | settings | 256 bytes: the sampler's name, the numbers of [`crate::config::Config`]; then alpha-bar of each timestep |
 //! | notes | text that programs with more memory know to read (the host: a model_index.json), at the end of the file |
 //! | data | the weights' values, each weight at a multiple of 16 |
@@ -28,9 +28,10 @@ mod tests;
 use crate::nn::code::{self, NODE, TENSOR, TENSOR_PLACE};
 use crate::nn::graph::{Graph, GraphBuilder, GraphError, Node, Tensor, TensorId, Weight, WeightId};
 use crate::nn::plan::PlanError;
+use crate::nn::quant::{Q4, q4_lens};
 use crate::nn::weights::WeightData;
 
-pub use quantise::quantise;
+pub use quantise::{quantise, quantise4};
 pub use settings::Settings;
 pub use write::{Contents, write};
 
@@ -340,6 +341,12 @@ impl<'p> Pack<'p> {
                 let values = bytemuck::try_cast_slice(section(24, len)?).ok()?;
                 let scales = bytemuck::try_cast_slice(section(32, shape[0].checked_mul(4)?)?).ok()?;
                 Some(WeightData::I8 { values, scales })
+            }
+            4 => {
+                let [bytes, scales] = q4_lens(weight.shape)?;
+                let scales = section(32, u64::try_from(scales).ok()?.checked_mul(2)?)?;
+                let values = section(24, u64::try_from(bytes).ok()?)?;
+                Q4::new(weight.shape, values, bytemuck::try_cast_slice(scales).ok()?).map(WeightData::Q4)
             }
             _ => None,
         }

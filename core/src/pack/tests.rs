@@ -44,6 +44,34 @@ fn config() -> Config {
 
 /// A graph with every op, weights that differ, and the pack of it.
 fn with_pack(test: impl FnOnce(&Graph<'_>, &[WeightData<'_>], &[u8])) {
+    with_stored(false, test);
+}
+
+/// The memory of a weight in 8 and in 4 bits.
+#[derive(Default)]
+struct Integers {
+    row: Vec<f32>,
+    bytes: Vec<i8>,
+    factors: Vec<f32>,
+    nibbles: Vec<u8>,
+    halves: Vec<u16>,
+}
+
+impl Integers {
+    fn new(weight: &Weight) -> Self {
+        let [values, scales] = q4_lens(weight.shape).unwrap();
+        Self {
+            row: std::vec![0.0; weight.len() as usize / weight.shape[0] as usize],
+            bytes: std::vec![0; weight.len() as usize],
+            factors: std::vec![0.0; weight.shape[0] as usize],
+            nibbles: std::vec![0; values],
+            halves: std::vec![0; scales],
+        }
+    }
+}
+
+/// The same; where `quantised`, every other kernel in 8 bits and every other in 4.
+fn with_stored(quantised: bool, test: impl FnOnce(&Graph<'_>, &[WeightData<'_>], &[u8])) {
     let (mut nodes, mut tensors, mut weights) =
         (std::vec![EMPTY_NODE; 128], std::vec![EMPTY_TENSOR; 160], std::vec![EMPTY_WEIGHT; 256]);
     let builder = GraphBuilder::new(&mut nodes, &mut tensors, &mut weights);
@@ -51,7 +79,16 @@ fn with_pack(test: impl FnOnce(&Graph<'_>, &[WeightData<'_>], &[u8])) {
     let value = |i: u64, j: u64| ((i * 31 + j * 17) % 101) as f32 / 200.0 - 0.25;
     let values: Vec<Vec<f32>> =
         (0..).zip(graph.weights).map(|(i, w)| (0..w.len()).map(|j| value(i, j)).collect()).collect();
-    let data: Vec<WeightData<'_>> = values.iter().map(|v| WeightData::F32(v)).collect();
+    let mut integers: Vec<Integers> = graph.weights.iter().map(Integers::new).collect();
+    let mut data: Vec<WeightData<'_>> = values.iter().map(|v| WeightData::F32(v)).collect();
+    let kernels = graph.weights.iter().zip(&mut integers).zip(&mut data).filter(|((w, _), _)| w.role == WeightUse::Kernel);
+    for (i, ((weight, integers), data)) in kernels.enumerate().filter(|_| quantised) {
+        let Integers { row, bytes, factors, nibbles, halves } = integers;
+        *data = match i % 2 {
+            0 => quantise(weight, *data, row, bytes, factors).unwrap(),
+            _ => quantise4(weight, *data, row, nibbles, halves).unwrap(),
+        };
+    }
     let mut bytes = Vec::new();
     let mut slots = std::vec![Slot::default(); slots_needed(&graph)];
     let contents = Contents { graph: &graph, data: &data, settings: None, notes: b"{}" };
@@ -102,7 +139,7 @@ fn planned(graph: Graph<'_>, data: &[WeightData<'_>], target: &Target) -> (Vec<u
 
 #[test]
 fn a_pack_gives_back_the_network_bit_by_bit() {
-    with_pack(|graph, data, bytes| {
+    let check = |graph: &Graph<'_>, data: &[WeightData<'_>], bytes: &[u8]| {
         let (direct, _) = planned(*graph, data, &Target::REFERENCE);
         assert_eq!(in_place(bytes, evaluate), Ok(direct.clone()));
         let loaded = load(bytes, |loaded, data| {
@@ -110,7 +147,9 @@ fn a_pack_gives_back_the_network_bit_by_bit() {
             planned(loaded, data, &Target::STORED).0
         });
         assert_eq!(loaded, Ok(direct));
-    });
+    };
+    with_stored(false, check);
+    with_stored(true, check);
 }
 
 #[test]
@@ -172,7 +211,7 @@ fn run_small(exec: Exec<'_>) {
 
 #[test]
 fn hostile_records_are_refused_without_a_panic() {
-    with_pack(|graph, _, bytes| {
+    let check = |graph: &Graph<'_>, _: &[WeightData<'_>], bytes: &[u8]| {
         let nodes = HEADER + graph.tensors.len() * TENSOR_BYTES;
         let weights = nodes + graph.nodes.len() * NODE_BYTES;
         let (mut refused, mut ran) = (0, 0);
@@ -197,6 +236,40 @@ fn hostile_records_are_refused_without_a_panic() {
         }
         // What runs: words that keep their value, and parameters that may be anything.
         assert!(refused > 2 * ran, "{refused} {ran}");
+    };
+    with_stored(false, check);
+    with_stored(true, check);
+}
+
+#[test]
+fn hostile_blocks_are_refused() {
+    with_stored(true, |graph, data, bytes| {
+        let table = HEADER + graph.tensors.len() * TENSOR_BYTES + graph.nodes.len() * NODE_BYTES;
+        let q4 = data.iter().position(|w| matches!(w, WeightData::Q4(_))).unwrap();
+        let at = table + q4 * WEIGHT_BYTES;
+        let (values, scales) = (word(bytes, at + 24), word(bytes, at + 32));
+        let end = bytes.len() as u32;
+        // A shape that is larger or too large to count, integers and scales past the end, odd scales, another type.
+        let wrong: [(usize, u32); 9] = [
+            (at, u32::MAX),
+            (at + 4, u32::MAX),
+            (at + 8, 0),
+            (at + 24, end),
+            (at + 28, u32::MAX),
+            (at + 32, end - 1),
+            (at + 32, scales + 1),
+            (at + 36, u32::MAX),
+            (at + 20, 5),
+        ];
+        for (place, value) in wrong {
+            let mut bytes = bytes.to_vec();
+            bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
+            let crc = crc32(0, &bytes[CHECKED..]);
+            bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(load(&bytes, |_, _| ()), Err(PackError::Weight(q4)), "byte {place}: {value}");
+            assert_eq!(in_place(&bytes, |_| ()), Err(PackError::Weight(q4)), "byte {place}: {value}");
+        }
+        assert!(values < scales && scales < end);
     });
 }
 
@@ -252,18 +325,28 @@ fn the_checksum_is_the_common_one() {
 }
 
 #[test]
-fn int8_keeps_each_row_to_half_a_step() {
+fn kernels_alone_are_quantised() {
     let weight = Weight { shape: [2, 3, 1, 1], role: WeightUse::Kernel };
     let w = [1.0, -0.5, 0.1, 200.0, 0.0, -100.0];
     let (mut values, mut scales) = ([0; 6], [0.0; 2]);
-    let q = quantise(&weight, WeightData::F32(&w), &mut values, &mut scales).unwrap();
+    let q = quantise(&weight, WeightData::F32(&w), &mut [0.0; 3], &mut values, &mut scales).unwrap();
     for (i, w) in w.iter().enumerate() {
         let step = [1.0 / 127.0, 200.0 / 127.0][i / 3];
         assert!((q.at(i) - w).abs() <= step * 0.5001, "{} for {w}", q.at(i));
     }
     assert_eq!(q.dot(1.0, &[2.0], 0, 1), 1.0 + 2.0 * q.at(0));
     let vector = Weight { shape: [6, 1, 1, 1], role: WeightUse::Vector };
-    assert!(quantise(&vector, WeightData::F32(&w), &mut [0; 6], &mut [0.0; 6]).is_none());
+    assert!(quantise(&vector, WeightData::F32(&w), &mut [0.0; 1], &mut [0; 6], &mut [0.0; 6]).is_none());
+    assert!(quantise4(&vector, WeightData::F32(&w), &mut [0.0; 1], &mut [0; 6], &mut [0; 6]).is_none());
+    // Lent memory of another length.
+    assert!(quantise4(&weight, WeightData::F32(&w), &mut [0.0; 3], &mut [0; 3], &mut [0; 2]).is_none());
+    assert!(quantise4(&weight, WeightData::F32(&w), &mut [0.0; 2], &mut [0; 4], &mut [0; 2]).is_none());
+    assert!(quantise4(&weight, WeightData::F32(&w[..3]), &mut [0.0; 3], &mut [0; 4], &mut [0; 2]).is_none());
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let w = [1.0, -0.5, 0.1, 200.0, bad, -100.0];
+        assert!(quantise(&weight, WeightData::F32(&w), &mut [0.0; 3], &mut [0; 6], &mut [0.0; 2]).is_none());
+        assert!(quantise4(&weight, WeightData::F32(&w), &mut [0.0; 3], &mut [0; 4], &mut [0; 2]).is_none());
+    }
 }
 
 /// The pack of a small network with these settings.

@@ -116,6 +116,7 @@ fn body(parts: &Parts<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>) -> Res
             WeightData::F16(w) => (1, 2 * w.len(), 0),
             WeightData::Bf16(w) => (2, 2 * w.len(), 0),
             WeightData::I8 { values, scales } => (3, values.len(), 4 * scales.len()),
+            WeightData::Q4(w) => (4, w.values().len(), 2 * w.scales().len()),
         };
         let scales_at = offset + size.next_multiple_of(16);
         for word in weight.shape.into_iter().chain([code::role_code(weight.role), kind]) {
@@ -148,6 +149,10 @@ fn body(parts: &Parts<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<(), ()>) -> Res
             WeightData::I8 { values, scales } => {
                 section(values.len(), &mut values.iter().map(|w| [w.cast_unsigned(), 0, 0, 0]), 1)?;
                 section(scales.len(), &mut scales.iter().map(|w| w.to_le_bytes()), 4)?;
+            }
+            WeightData::Q4(w) => {
+                section(w.values().len(), &mut w.values().iter().map(|&w| [w, 0, 0, 0]), 1)?;
+                section(w.scales().len(), &mut w.scales().iter().map(half), 2)?;
             }
         }
     }

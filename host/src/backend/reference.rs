@@ -52,12 +52,7 @@ impl<'a> ReferenceBackend<'a> {
 
     /// The reference reads the weights where they are.
     pub(super) fn weight_bytes(&self) -> u64 {
-        let size = |w: &WeightData<'_>| match w {
-            WeightData::F32(_) => 4,
-            WeightData::F16(_) | WeightData::Bf16(_) => 2,
-            WeightData::I8 { .. } => 1,
-        };
-        self.weights.iter().map(|w| size(w) * w.len() as u64).sum()
+        self.weights.iter().map(|w| w.bytes()).sum()
     }
 }
 

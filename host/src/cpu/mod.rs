@@ -151,7 +151,7 @@ impl<'g> CpuDenoiser<'g> {
             });
         }
         let weights = weights[..graph.weights.len()].to_vec();
-        let weight_bytes: u64 = weights.iter().map(|&w| bytes(w)).sum();
+        let weight_bytes: u64 = weights.iter().map(|w| w.bytes()).sum();
         let most = (BATCH_BYTES.max(weight_bytes / 16) / plan.bytes.max(1) + 1).min(BATCH) as usize;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
@@ -200,7 +200,7 @@ impl<'g> CpuDenoiser<'g> {
     /// Bytes of the weights as they are stored, and as they were prepared.
     pub fn weight_bytes(&self) -> u64 {
         let prepared: u64 = self.prepared.iter().map(|p| 4 * p.len() as u64).sum();
-        self.weights.iter().map(|&w| bytes(w)).sum::<u64>() + prepared
+        self.weights.iter().map(|w| w.bytes()).sum::<u64>() + prepared
     }
 
     /// Bytes that the prepared weights of a network would take.
@@ -295,15 +295,6 @@ impl<'g> CpuDenoiser<'g> {
             project::fill(input, t, cond, weight, &mut loaded, space).map_err(CpuError::Input)?;
         }
         Ok(())
-    }
-}
-
-/// Bytes of a weight as it is stored.
-fn bytes(weight: WeightData<'_>) -> u64 {
-    match weight {
-        WeightData::F32(w) => 4 * w.len() as u64,
-        WeightData::F16(w) | WeightData::Bf16(w) => 2 * w.len() as u64,
-        WeightData::I8 { values, scales } => values.len() as u64 + 4 * scales.len() as u64,
     }
 }
 

@@ -101,6 +101,10 @@ impl Kernel<'_> {
                     || out.iter_mut().zip(&values[range]).for_each(|(out, &w)| *out = f32::from(w) * scale),
                 );
             }
+            WeightData::Q4(w) => arch.dispatch(
+                #[inline(always)]
+                || w.widen(from, out),
+            ),
         }
     }
 }
@@ -216,6 +220,7 @@ mod avx {
 
 #[cfg(test)]
 mod tests {
+    use unfog_core::nn::quant::{Q4, q4_lens};
     use unfog_core::nn::weights::f16_to_f32;
 
     use super::*;
@@ -236,11 +241,16 @@ mod tests {
         let wide: Vec<f32> = bits.iter().map(|&b| f16_to_f32(b)).collect();
         let bytes: Vec<i8> = bits.iter().map(|&b| b as i8).collect();
         let scales: Vec<f32> = (0..outputs).map(|i| 0.01 * (i + 1) as f32).collect();
+        let shape = [outputs, inputs, taps, 1].map(|n| n as u32);
+        let [values, blocks] = q4_lens(shape).unwrap();
+        let nibbles: Vec<u8> = (0..values).map(|i| (i * 7 % 251) as u8).collect();
+        let halves: Vec<u16> = bits[..blocks].to_vec();
         let all = [
             WeightData::F32(&wide),
             WeightData::F16(&bits),
             WeightData::Bf16(&bits),
             WeightData::I8 { values: &bytes, scales: &scales },
+            WeightData::Q4(Q4::new(shape, &nibbles, &halves).unwrap()),
         ];
         for (data, arch) in all.into_iter().flat_map(|data| [(data, Arch::new()), (data, Arch::Scalar)]) {
             let kernel = Kernel { data, outputs, inputs, taps, prepared: &[] };

@@ -147,12 +147,7 @@ impl Weights {
 
     /// Bytes of the weights as they are stored.
     pub fn bytes(&self) -> u64 {
-        let size = |data: WeightData<'_>| match data {
-            WeightData::F32(w) => 4 * w.len(),
-            WeightData::F16(w) | WeightData::Bf16(w) => 2 * w.len(),
-            WeightData::I8 { values, scales } => values.len() + 4 * scales.len(),
-        };
-        self.data().into_iter().map(|data| size(data) as u64).sum()
+        self.data().into_iter().map(WeightData::bytes).sum()
     }
 
     fn check_finite(&self, network: &Network) -> Result<()> {
@@ -162,9 +157,14 @@ impl Weights {
                 WeightData::F16(w) => w.iter().position(|w| w & 0x7c00 == 0x7c00),
                 WeightData::Bf16(w) => w.iter().position(|w| w & 0x7f80 == 0x7f80),
                 WeightData::I8 { scales, .. } => scales.iter().position(|w| !w.is_finite()),
+                WeightData::Q4(w) => w.scales().iter().position(|w| w & 0x7c00 == 0x7c00),
             };
             if let Some(i) = position {
-                return Err(Error::failure(format!("weight {name} is {} at index {i}", data.at(i)))
+                let what = match data {
+                    WeightData::I8 { .. } | WeightData::Q4(_) => format!("has scale {i}, which is no finite number"),
+                    _ => format!("is {} at index {i}", data.at(i)),
+                };
+                return Err(Error::failure(format!("weight {name} {what}"))
                     .hint("the file is damaged, or its training diverged"));
             }
         }
