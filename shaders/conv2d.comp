@@ -7,14 +7,12 @@
 // An implicit matrix product: pixels x output channels, summed over kernel rows, kernel columns and input channels, in that
 // order. An invocation holds PIXELS pixels by OUTS * 4 output channels in registers and shares nothing: no barrier, no
 // shared memory. Neighbours along x take neighbouring pixels and read the same weights.
-//
-// Weights lie as [out4][ky][kx][in4][4 of in][4 of out], so that the four vectors of one step are contiguous: four texels, or
-// two of half floats.
 
 layout(local_size_x_id = 0, local_size_y_id = 1) in;
 layout(constant_id = 2) const uint PIXELS = 4;
 layout(constant_id = 3) const uint OUTS = 4;
-layout(constant_id = 4) const bool HALF = false;
+// How the weights are stored: weights.glsl.
+layout(constant_id = 4) const uint STORED = 0;
 // Nearest-neighbour enlargement of what is read. A constant: software drivers divide lane by lane.
 layout(constant_id = 5) const uint UPSAMPLE = 1;
 
@@ -57,21 +55,7 @@ const uint HAS_RESIDUAL = 4;
 #include "invocation.glsl"
 #include "lanes.glsl"
 #include "act.glsl"
-
-// The weights of one step: those of each of the four input channels.
-void load_weights(uint step, out vec4 w[4]) {
-    if (HALF) {
-        [[unroll]] for (uint i = 0; i < 2; ++i) {
-            uvec4 h = BITS(weight, step * 2 + i);
-            w[i * 2] = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
-            w[i * 2 + 1] = vec4(unpackHalf2x16(h.z), unpackHalf2x16(h.w));
-        }
-    } else {
-        [[unroll]] for (uint i = 0; i < 4; ++i) {
-            w[i] = AT(weight, step * 4 + i);
-        }
-    }
-}
+#include "weights.glsl"
 
 void main() {
     uint pixel_tile = gl_WorkGroupSize.x * PIXELS;
@@ -95,17 +79,16 @@ void main() {
         row[p] = int(y * stride) - int(pad_top);
         column[p] = int((pixel - y * out_w) * stride) - int(pad_left);
     }
-    uint weight_step = kernel_h * kernel_w * in4;
     uint weight_first[OUTS];
     [[unroll]] for (uint q = 0; q < OUTS; ++q) {
-        weight_first[q] = min(first_out + q, out4 - 1) * weight_step;
+        weight_first[q] = weights_first(min(first_out + q, out4 - 1));
     }
 
     vec4 sum[PIXELS * OUTS];
     [[unroll]] for (uint i = 0; i < PIXELS * OUTS; ++i) {
         sum[i] = vec4(0.0);
     }
-    uint step = 0;
+    uint tap = 0;
     for (int ky = 0; ky < int(kernel_h); ++ky) {
         for (int kx = 0; kx < int(kernel_w); ++kx) {
             uint from[PIXELS];
@@ -125,14 +108,14 @@ void main() {
                 }
                 [[unroll]] for (uint q = 0; q < OUTS; ++q) {
                     vec4 w[4];
-                    load_weights(weight_first[q] + step, w);
+                    load_weights(weight_first[q], tap, i, w);
                     [[unroll]] for (uint p = 0; p < PIXELS; ++p) {
                         vec4 v = value[p];
                         sum[p * OUTS + q] += w[0] * v.x + w[1] * v.y + w[2] * v.z + w[3] * v.w;
                     }
                 }
-                ++step;
             }
+            ++tap;
         }
     }
 
@@ -141,6 +124,7 @@ void main() {
         if (out_index >= out4) {
             continue;
         }
+        vec4 factor = weights_scale(weight_first[q]);
         vec4 add = vec4(0.0);
         if ((has & HAS_BIAS) != 0) {
             add += AT(bias, out_index);
@@ -154,7 +138,7 @@ void main() {
                 continue;
             }
             uint i = pixel * out4 + out_index;
-            vec4 v = sum[p * OUTS + q] + add;
+            vec4 v = sum[p * OUTS + q] * factor + add;
             if ((has & HAS_RESIDUAL) != 0) {
                 v += AT(residual, image_index() * residual_image + i);
             }

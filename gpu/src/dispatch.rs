@@ -3,7 +3,7 @@
 
 use crate::device::{DeviceInfo, DeviceKind};
 use crate::error::GpuError;
-use crate::pack::{Precision, packed_bytes};
+use crate::pack::{Precision, Stored, packed_bytes};
 use crate::pipeline::Variant;
 use bytemuck::bytes_of;
 use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId, WeightUse};
@@ -333,14 +333,14 @@ impl Site<'_> {
             act: op.act as u32,
         };
         let [local_x, local_y, pixels, outs] = self.tiling.conv2d(push.out_pixels);
-        let half = u32::from(self.tiling.precision == Precision::F16);
+        let stored = Stored::of(&self.graph.weights[usize::from(self.node.weights[0]?.0)], self.tiling.precision) as u32;
         let tiles = |n: u32, tile: u32| u64::from(n.div_ceil(tile));
         let operands = vec![x, weight, bias.unwrap_or(x), channel.unwrap_or(x), residual.unwrap_or(x), out];
         Some(Step {
             variant: Variant {
                 kernel: "conv2d",
                 reads: Reads::Storage,
-                constants: vec![local_x, local_y, pixels, outs, half, op.upsample],
+                constants: vec![local_x, local_y, pixels, outs, stored, op.upsample],
             },
             operands,
             push: bytes_of(&push).to_vec(),

@@ -52,6 +52,8 @@ pub enum GpuError {
     Weight(usize),
     /// Weight `index` has a value beyond the range of half floats: use f32.
     HalfRange(usize),
+    /// Weight `index` has a value that is not finite, or too large for 4 bits: use f32.
+    Quantise(usize),
     /// Node `index` has operands that don't fit its op: the graph is not one that a builder made.
     Node(usize),
     /// The stop flag was set.
@@ -102,6 +104,9 @@ impl fmt::Display for GpuError {
             GpuError::Input(error) => write!(f, "an input doesn't fit the network: {error:?}"),
             GpuError::Weight(i) => write!(f, "weight {i} is missing or has a wrong number of values"),
             GpuError::HalfRange(i) => write!(f, "weight {i} has values beyond the range of f16; use f32"),
+            GpuError::Quantise(i) => {
+                write!(f, "weight {i} has values that can't be quantised: not finite, or too large; use f32")
+            }
             GpuError::Node(i) => write!(f, "node {i} has operands that don't fit"),
             GpuError::Stopped => write!(f, "stopped"),
             GpuError::Choice(text) => write!(f, "\"{text}\" is no kernel that this device runs"),

@@ -191,7 +191,7 @@ impl<'w> Network<'w> {
     /// don't fit on the device are read again for each evaluation.
     ///
     /// # Errors
-    /// [`GpuError::Weight`], [`GpuError::HalfRange`], [`GpuError::Plan`], [`GpuError::Memory`], [`GpuError::OutOfMemory`],
+    /// [`GpuError::Weight`], [`GpuError::HalfRange`], [`GpuError::Quantise`], [`GpuError::Plan`], [`GpuError::Memory`], [`GpuError::OutOfMemory`],
     /// [`GpuError::Binding`], or what the driver reports.
     pub fn new(
         context: &Context,

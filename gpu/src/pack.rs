@@ -1,29 +1,61 @@
 //! Weights as the kernels read them.
 
+mod quantised;
+
 use crate::error::GpuError;
 use bytemuck::{Pod, cast_slice};
 use unfog_core::nn::graph::{Weight, WeightUse};
+use unfog_core::nn::quant::takes_q4;
 use unfog_core::nn::weights::{WeightData, f16_to_f32, f32_to_f16};
 
-/// How kernels of convolutions and linear layers are stored on the device. Everything else is f32.
+/// How kernels of convolutions and linear layers are stored on the device. Everything else is f32, and so is arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// Half floats, rounded to nearest even: half the bytes to read. Arithmetic stays f32.
+    /// Half floats, rounded to nearest even: half the bytes to read.
     F16,
+    /// 8-bit integers with a scale for each output channel: a quarter.
+    Int8,
+    /// 4-bit integers with a scale for each 32 inputs of an output channel and position: a seventh. Kernels of few inputs or outputs
+    /// are in 8 bits ([`takes_q4`]).
+    Q4,
+}
+
+/// How a kernel is stored, by the numbers that the shaders know it by (weights.glsl).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    F32 = 0,
+    F16 = 1,
+    Int8 = 2,
+    Q4 = 3,
+}
+
+impl Stored {
+    /// How `weight` is stored: by its shape alone.
+    pub(crate) fn of(weight: &Weight, precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Q4 if takes_q4(weight) => Self::Q4,
+            Precision::Int8 | Precision::Q4 => Self::Int8,
+        }
+    }
 }
 
 /// Bytes that a weight takes, packed.
 pub(crate) fn packed_bytes(weight: &Weight, precision: Precision) -> u64 {
     let [a, b, kh, kw] = weight.shape.map(u64::from);
-    let value = if precision == Precision::F16 { 2 } else { 4 };
-    match weight.role {
-        WeightUse::Kernel => a.div_ceil(4) * kh * kw * b.div_ceil(4) * 16 * value,
-        WeightUse::Vector => a.next_multiple_of(4) * 4,
-        WeightUse::Table => a * b.next_multiple_of(4) * 4,
-        WeightUse::Host => 0,
+    let (out4, taps, in4) = (a.div_ceil(4), kh * kw, b.div_ceil(4));
+    match (weight.role, Stored::of(weight, precision)) {
+        (WeightUse::Kernel, Stored::F32) => out4 * taps * in4 * 64,
+        (WeightUse::Kernel, Stored::F16) => out4 * taps * in4 * 32,
+        (WeightUse::Kernel, Stored::Int8) => out4 * (taps * in4 + 1) * 16,
+        (WeightUse::Kernel, Stored::Q4) => out4 * taps * (in4.div_ceil(16) + in4.div_ceil(2)) * 16,
+        (WeightUse::Vector, _) => a.next_multiple_of(4) * 4,
+        (WeightUse::Table, _) => a * b.next_multiple_of(4) * 4,
+        (WeightUse::Host, _) => 0,
     }
 }
 
@@ -32,11 +64,12 @@ pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), GpuError>;
 
 /// Packs weight `index` and hands it to `sink` piece by piece, in order; no second copy of the whole is made.
 ///
-/// - Kernel `[out, in, kh, kw]`: `[out / 4][kh][kw][in / 4][4 of in][4 of out]`, zeros where channels are padded.
+/// - Kernel `[out, in, kh, kw]`: `[out / 4][kh][kw][in / 4][4 of in][4 of out]`, zeros where channels are padded; with its scales where
+///   it has some, as weights.glsl says.
 /// - Vector: padded to whole vectors of four with zeros. Table: every row padded so.
 ///
 /// # Errors
-/// [`GpuError::Weight`] when the number of values is wrong, [`GpuError::HalfRange`], or the sink's.
+/// [`GpuError::Weight`] when the number of values is wrong, [`GpuError::HalfRange`], [`GpuError::Quantise`], or the sink's.
 pub(crate) fn pack(
     index: usize,
     weight: &Weight,
@@ -78,22 +111,27 @@ fn kernel(
         let scale = scales.get(row * scales.len() / shape[0].max(1));
         f32::from(q) * scale.copied().unwrap_or(0.0)
     };
-    match (precision, data) {
-        (Precision::F32, WeightData::F32(w)) => relay(shape, w, |_, v| Ok(v), sink),
-        (Precision::F32, WeightData::F16(w)) => relay(shape, w, |_, v| Ok(f16_to_f32(v)), sink),
-        (Precision::F32, WeightData::Bf16(w)) => relay(shape, w, |_, v| Ok(wide(v)), sink),
-        (Precision::F32, WeightData::I8 { values, scales }) => {
+    let weight = Weight { shape: shape.map(|n| n as u32), role: WeightUse::Kernel };
+    match (Stored::of(&weight, precision), data) {
+        (Stored::F32, WeightData::F32(w)) => relay(shape, w, |_, v| Ok(v), sink),
+        (Stored::F32, WeightData::F16(w)) => relay(shape, w, |_, v| Ok(f16_to_f32(v)), sink),
+        (Stored::F32, WeightData::Bf16(w)) => relay(shape, w, |_, v| Ok(wide(v)), sink),
+        (Stored::F32, WeightData::I8 { values, scales }) => {
             relay(shape, values, |row, v| Ok(scaled(scales, row, v)), sink)
         }
-        (Precision::F16, WeightData::F32(w)) => relay(shape, w, |_, v| half(v), sink),
+        (Stored::F32, WeightData::Q4(_)) => quantised::widened(shape, data, Ok, sink),
+        (Stored::F16, WeightData::F32(w)) => relay(shape, w, |_, v| half(v), sink),
         // As they are, but for what is not finite.
-        (Precision::F16, WeightData::F16(w)) => {
+        (Stored::F16, WeightData::F16(w)) => {
             relay(shape, w, |_, v| if v & 0x7c00 == 0x7c00 { half(f16_to_f32(v)) } else { Ok(v) }, sink)
         }
-        (Precision::F16, WeightData::Bf16(w)) => relay(shape, w, |_, v| half(wide(v)), sink),
-        (Precision::F16, WeightData::I8 { values, scales }) => {
+        (Stored::F16, WeightData::Bf16(w)) => relay(shape, w, |_, v| half(wide(v)), sink),
+        (Stored::F16, WeightData::I8 { values, scales }) => {
             relay(shape, values, |row, v| half(scaled(scales, row, v)), sink)
         }
+        (Stored::F16, WeightData::Q4(_)) => quantised::widened(shape, data, half, sink),
+        (Stored::Int8, _) => quantised::int8(index, shape, data, sink),
+        (Stored::Q4, _) => quantised::q4(index, shape, data, sink),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::memory::{Block, Purpose};
 use crate::pack::{Precision, pack, packed_bytes};
 use crate::record::{Recording, Space, Span};
 use unfog_core::nn::graph::{Graph, Weight, WeightUse};
-use unfog_core::nn::weights::{WeightData, f32_to_f16};
+use unfog_core::nn::weights::WeightData;
 use vulkano::buffer::Subbuffer;
 
 /// Bytes of one block of weights at most, unless a single weight is larger: below every device's limit of an allocation.
@@ -73,9 +73,14 @@ fn check(index: usize, weight: &Weight, data: WeightData<'_>, precision: Precisi
     if data.len() as u64 != weight.len() {
         return Err(GpuError::Weight(index));
     }
-    let narrowed = precision == Precision::F16 && weight.role == WeightUse::Kernel;
-    if narrowed && !matches!(data, WeightData::F16(_)) && (0..data.len()).any(|i| f32_to_f16(data.at(i)).is_none()) {
-        return Err(GpuError::HalfRange(index));
+    // Only these can fail; one of each is packed for nothing.
+    let exact = match precision {
+        Precision::F32 => true,
+        Precision::F16 => matches!(data, WeightData::F16(_)),
+        Precision::Int8 | Precision::Q4 => false,
+    };
+    if weight.role == WeightUse::Kernel && !exact {
+        pack(index, weight, data, precision, &mut |_| Ok(()))?;
     }
     Ok(())
 }

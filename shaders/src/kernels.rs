@@ -69,7 +69,7 @@ kernels! {
     avg_pool of avg_pool (AvgPool): [X Read, Out Write], [LocalX];
     concat of concat (Concat): [A Read, B Read, Out Write], [LocalX];
     conv2d of conv2d (Conv2d): [X Read, Weight Read, Bias Read, Channel Read, Residual Read, Out Write],
-        [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Bool("HALF"), Uint("UPSAMPLE")];
+        [LocalX, LocalY, Uint("PIXELS"), Uint("OUTS"), Uint("STORED"), Uint("UPSAMPLE")];
     embedding of embedding (Embedding): [Index Read, Table Read, Positions Read, Out Write], [LocalX];
     gate of gate (Gate): [X Read, Out Write], [LocalX];
     group_norm_partial of group_norm (GroupNormPartial): [X Read, Scratch Write], [LocalX];

@@ -186,7 +186,7 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
         (with(&|o| o.clip_skip = Some(40))?, "layers"),
         (with(&|o| o.prompt = Some(long.clone()))?, "are the most"),
         (with(&|o| (o.model, o.class) = (None, None))?, "takes no text"),
-        (with(&|o| o.model = Some(pipeline("sd1").join("unet")))?, "the whole pipeline"),
+        (with(&|o| o.model = Some(root().join("tests/golden/nets/sd1")))?, "the whole pipeline"),
         (with(&|o| (o.guidance, o.negative) = (Some(1.0), Some("dog".into())))?, "--negative means nothing"),
     ];
     for (report, part) in refusals {
