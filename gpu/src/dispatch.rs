@@ -333,7 +333,8 @@ impl Site<'_> {
             act: op.act as u32,
         };
         let [local_x, local_y, pixels, outs] = self.tiling.conv2d(push.out_pixels);
-        let stored = Stored::of(&self.graph.weights[usize::from(self.node.weights[0]?.0)], self.tiling.precision) as u32;
+        let stored =
+            Stored::of(&self.graph.weights[usize::from(self.node.weights[0]?.0)], self.tiling.precision) as u32;
         let tiles = |n: u32, tile: u32| u64::from(n.div_ceil(tile));
         let operands = vec![x, weight, bias.unwrap_or(x), channel.unwrap_or(x), residual.unwrap_or(x), out];
         Some(Step {

@@ -3,28 +3,14 @@
 
 use std::path::Path;
 
-use unfog_core::nn::graph::{Weight, WeightUse};
 use unfog_core::nn::plan::{Slot, slots_needed};
-use unfog_core::nn::weights::{WeightData, f32_to_f16};
-use unfog_core::pack::{self, PackError, quantise, write};
+use unfog_core::pack::{self, PackError, write};
 
+use crate::backend::{Narrowed, Precision};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::memory;
 use crate::model::Model;
 use crate::settings::{Settings, Wishes};
-
-/// How a pack stores the kernels of convolutions and linear layers. Biases and norms stay f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// Half floats.
-    F16,
-    /// 8-bit integers with a scale for each output channel: a quarter of the bytes.
-    Int8,
-}
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,58 +21,20 @@ pub struct Packed {
     pub arena_bytes: u64,
 }
 
-/// A weight's values in the type in which the pack holds them.
-enum Stored {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-    Int8(Vec<i8>, Vec<f32>),
-}
-
-impl Stored {
-    /// `None` for a value that half floats can't hold.
-    fn new(weight: &Weight, data: WeightData<'_>, storage: Storage) -> Result<Option<Self>> {
-        let values = (0..data.len()).map(|i| data.at(i));
-        Ok(match (storage, weight.role) {
-            (Storage::F16, WeightUse::Kernel) => {
-                let mut halves = memory::room(data.len())?;
-                halves.extend(values.map_while(f32_to_f16));
-                (halves.len() == data.len()).then_some(Self::F16(halves))
-            }
-            (Storage::Int8, WeightUse::Kernel) => {
-                let mut integers = memory::vec(data.len(), 0)?;
-                let mut scales = memory::vec(weight.shape[0] as usize, 0.0)?;
-                let fits = quantise(weight, data, &mut integers, &mut scales).is_some();
-                fits.then_some(Self::Int8(integers, scales))
-            }
-            _ => Some(Self::F32(memory::collect(values)?)),
-        })
-    }
-
-    fn view(&self) -> WeightData<'_> {
-        match self {
-            Self::F32(values) => WeightData::F32(values),
-            Self::F16(values) => WeightData::F16(values),
-            Self::Int8(values, scales) => WeightData::I8 { values, scales },
-        }
-    }
-}
-
-/// Packs `model` for pictures of `size` (width and height; its own if absent) into the file `out`.
+/// Packs `model` for pictures of `size` (width and height; its own if absent) into the file `out`, kernels in `precision`. Biases and
+/// norms stay f32.
 ///
 /// # Errors
-/// A model that is not whole; a size that it can't take; a weight too large for half floats; a file that can't be written.
-pub fn pack(model: &Model, size: Option<(u32, u32)>, storage: Storage, out: &Path) -> Result<Packed> {
+/// A model that is not whole; a size that it can't take; a weight that `precision` can't hold; a file that can't be written.
+pub fn pack(model: &Model, size: Option<(u32, u32)>, precision: Precision, out: &Path) -> Result<Packed> {
     files::check_target(out)?;
     let (width, height) = model.picture_size(size)?;
     let network = model.network(height, width)?;
     let graph = network.graph();
     let weights = model.weights(&network)?;
-    let stored = weights.data().into_iter().zip(graph.weights).zip(network.names()).map(|((data, weight), name)| {
-        Stored::new(weight, data, storage)?
-            .ok_or_else(|| Error::failure(format!("weight {name} is too large for half floats")).hint("try f32"))
-    });
-    let stored = stored.collect::<Result<Vec<_>>>()?;
-    let data: Vec<WeightData<'_>> = stored.iter().map(Stored::view).collect();
+    let data = weights.data();
+    let narrowed = Narrowed::packed(&network, &data, precision)?;
+    let data = narrowed.data(&data);
     let wishes = Wishes { tokens: width.checked_mul(height), ..Wishes::default() };
     // A model that says nothing of a run makes a pack that says nothing.
     let settings = model.scheduler()?.map(|scheduler| Settings::new(Some(scheduler), &wishes)).transpose()?;

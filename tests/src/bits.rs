@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use unfog::backend::Precision;
 use unfog::backend::{Kind, Request};
 use unfog::model::Model;
-use unfog::pack::{Storage, pack};
+use unfog::pack::pack;
 use unfog::sample::{Options, sample};
 use unfog::stop::Stop;
 
@@ -32,9 +33,9 @@ pub fn printed_hash(said: &str) -> TestResult<u64> {
 ///
 /// # Errors
 /// Those of packing.
-pub fn glyph_pack(folder: &Path, storage: Storage) -> TestResult<PathBuf> {
-    let file = folder.join(format!("glyph-{storage:?}.pack"));
-    pack(&Model::open(None).map_err(|e| e.report())?, None, storage, &file).map_err(|e| e.report())?;
+pub fn glyph_pack(folder: &Path, precision: Precision) -> TestResult<PathBuf> {
+    let file = folder.join(format!("glyph-{precision:?}.pack"));
+    pack(&Model::open(None).map_err(|e| e.report())?, None, precision, &file).map_err(|e| e.report())?;
     Ok(file)
 }
 

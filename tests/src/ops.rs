@@ -8,7 +8,9 @@ use unfog_core::nn::op::{
     Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
     Op, Shape, Upsample,
 };
+use unfog_core::nn::quant::{Q4, q4_lens, takes_q4};
 use unfog_core::nn::weights::WeightData;
+use unfog_core::pack::{quantise, quantise4};
 
 use crate::backend::Backend;
 use crate::golden::{Golden, Tensor};
@@ -39,6 +41,12 @@ pub enum Stored {
     F16,
     /// As bf16, rounded.
     Bf16,
+    /// Kernels as int8 with a scale for each row.
+    Int8,
+    /// Kernels in 4-bit blocks, or as int8 where `takes_q4` says so.
+    Q4,
+    /// Kernels in 4-bit blocks, whatever their shape.
+    Blocks,
 }
 
 /// What a backend made of a case.
@@ -78,7 +86,7 @@ impl OpCase {
         })
     }
 
-    /// Runs the case on a backend. Sentinels lie between all tensors, and, where `stored` is f32, all weights.
+    /// Runs the case on a backend. Sentinels lie between all tensors, and, where `stored` has room for them, all weights.
     ///
     /// # Errors
     /// Those of the graph's builder and the backend.
@@ -107,7 +115,7 @@ impl OpCase {
 
         let mut data: Vec<Tensor> = Vec::new();
         let guard = |g: &mut GraphBuilder<'_>, data: &mut Vec<Tensor>| -> TestResult {
-            if stored == Stored::F32 {
+            if !matches!(stored, Stored::F16 | Stored::Bf16) {
                 g.weight([5, 3, 1, 1], WeightUse::Kernel).map_err(said)?;
                 data.push(Tensor { shape: vec![5, 3], values: vec![f32::from_bits(SENTINEL); 15] });
             }
@@ -123,8 +131,9 @@ impl OpCase {
         }
         let output = g.node(self.op, inputs, ids).map_err(said)?;
         let graph = g.finish(output);
-        let stored: Vec<Bits> = data.iter().zip(graph.weights).map(|(t, w)| Bits::new(t, w, stored)).collect();
-        let weights: Vec<WeightData<'_>> = stored.iter().map(Bits::data).collect();
+        let stored = data.iter().zip(graph.weights).map(|(t, w)| Bits::new(t, w, stored));
+        let stored = stored.collect::<TestResult<Vec<_>>>()?;
+        let weights = stored.iter().map(Bits::data).collect::<TestResult<Vec<_>>>()?;
         run(backend, &graph, &weights, &filled)
     }
 }
@@ -151,33 +160,56 @@ fn run(
     Ok(OpRun { out, damage })
 }
 
-/// The values of a weight in the type in which a file would hold them. Small vectors stay f32, as sentinels do.
+/// The values of a weight in the type in which a file would hold them. Small vectors stay f32.
 enum Bits {
     F32(Vec<f32>),
     F16(Vec<u16>),
     Bf16(Vec<u16>),
+    Int8(Vec<i8>, Vec<f32>),
+    Q4([u32; 4], Vec<u8>, Vec<u16>),
 }
 
 impl Bits {
-    fn new(tensor: &Tensor, weight: &Weight, stored: Stored) -> Self {
+    fn new(tensor: &Tensor, weight: &Weight, stored: Stored) -> TestResult<Self> {
         let values = tensor.values.iter();
-        match stored {
+        let rows = weight.shape[0] as usize;
+        let data = WeightData::F32(&tensor.values);
+        let mut row = vec![0.0; tensor.values.len() / rows.max(1)];
+        let kernel = weight.role == WeightUse::Kernel;
+        Ok(match stored {
             Stored::F16 if weight.role != WeightUse::Host => {
                 Bits::F16(values.map(|&v| half::f16::from_f32(v).to_bits()).collect())
             }
             Stored::Bf16 if weight.role != WeightUse::Host => {
                 Bits::Bf16(values.map(|&v| half::bf16::from_f32(v).to_bits()).collect())
             }
+            // Sentinels are no numbers: their scales are.
+            Stored::Int8 | Stored::Q4 | Stored::Blocks if kernel && tensor.values[0].to_bits() == SENTINEL => {
+                Bits::Int8(vec![1; tensor.values.len()], vec![f32::from_bits(SENTINEL); rows])
+            }
+            Stored::Blocks | Stored::Q4 if kernel && (stored == Stored::Blocks || takes_q4(weight)) => {
+                let [values, scales] = q4_lens(weight.shape).ok_or("too large")?;
+                let (mut values, mut scales) = (vec![0; values], vec![0; scales]);
+                quantise4(weight, data, &mut row, &mut values, &mut scales).ok_or("not quantised")?;
+                Bits::Q4(weight.shape, values, scales)
+            }
+            Stored::Int8 | Stored::Q4 if kernel => {
+                let (mut values, mut scales) = (vec![0; tensor.values.len()], vec![0.0; rows]);
+                quantise(weight, data, &mut row, &mut values, &mut scales).ok_or("not quantised")?;
+                Bits::Int8(values, scales)
+            }
             _ => Bits::F32(tensor.values.clone()),
-        }
+        })
     }
 
-    fn data(&self) -> WeightData<'_> {
-        match self {
+    fn data(&self) -> TestResult<WeightData<'_>> {
+        Ok(match self {
             Bits::F32(w) => WeightData::F32(w),
             Bits::F16(w) => WeightData::F16(w),
             Bits::Bf16(w) => WeightData::Bf16(w),
-        }
+            Bits::Int8(values, scales) => WeightData::I8 { values, scales },
+            Bits::Q4(shape, values, scales) => WeightData::Q4(Q4::new(*shape, values, scales).ok_or("no blocks")?),
+        })
     }
 }
 

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use unfog::Result;
+use unfog::backend::Precision;
 use unfog::backend::{Kind, Request};
 use unfog::image::{Format, Picture, encode, sheet};
 use unfog::model::Model;
-use unfog::pack::{Storage, pack};
+use unfog::pack::pack;
 use unfog::sample::{Options, sample};
 use unfog::stop::Stop;
 use unfog_tests::TestResult;
@@ -175,7 +176,7 @@ fn weights_that_lie_askew() -> TestResult {
     let pieces = refuse_each("weights", || model.weights(&network).map(drop))?;
     assert!(pieces >= 5, "{pieces}");
     let file = folder.join("model.pack");
-    let pieces = refuse_each("pack", || pack(&model, Some((16, 16)), Storage::F32, &file).map(drop))?;
+    let pieces = refuse_each("pack", || pack(&model, Some((16, 16)), Precision::F32, &file).map(drop))?;
     assert!(pieces >= 10, "{pieces}");
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use unfog::pack::Storage;
+use unfog::backend::Precision;
 use unfog::sample::Options;
 use unfog_tests::TestResult;
 use unfog_tests::bits::{glyph_pack, hash, printed_hash, reference, run};
@@ -38,7 +38,7 @@ fn compile(source: &str, folder: &Path) -> TestResult<PathBuf> {
 #[test]
 fn a_c_program_makes_the_same_bits() -> TestResult {
     let folder = folder("capi-example")?;
-    let (program, pack) = (compile("core/capi/examples/sample.c", &folder)?, glyph_pack(&folder, Storage::F32)?);
+    let (program, pack) = (compile("core/capi/examples/sample.c", &folder)?, glyph_pack(&folder, Precision::F32)?);
     for (sampler, steps, seed) in [("ddim", 20, 0), ("ddpm", 5, 3), ("unipc", 4, 1)] {
         let said = run(Command::new(&program).arg(&pack).args([steps.to_string(), seed.to_string(), sampler.into()]))?;
         let options = Options { sampler: Some(sampler.into()), steps: Some(steps), seed, ..Options::default() };
@@ -51,7 +51,7 @@ fn a_c_program_makes_the_same_bits() -> TestResult {
 #[test]
 fn whatever_c_gives_is_checked() -> TestResult {
     let folder = folder("capi-checks")?;
-    run(Command::new(compile("tests/capi/core.c", &folder)?).arg(glyph_pack(&folder, Storage::F32)?))?;
+    run(Command::new(compile("tests/capi/core.c", &folder)?).arg(glyph_pack(&folder, Precision::F32)?))?;
     Ok(())
 }
 

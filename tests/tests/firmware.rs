@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use unfog::backend::Precision;
 use unfog::backend::{Kind, Request};
-use unfog::pack::Storage;
 use unfog::sample::Options;
 use unfog_tests::TestResult;
 use unfog_tests::bits::{glyph_pack, hash, latents, printed_hash, reference, sampled, script};
@@ -33,9 +33,9 @@ fn here(folder: &Path, pack: &Path) -> TestResult<u64> {
     Ok(hash(&reference(folder, "here", options)?))
 }
 
-fn microcontroller(language: &str, storage: Storage) -> TestResult {
+fn microcontroller(language: &str, precision: Precision) -> TestResult {
     let folder = folder(&format!("firmware-of-{language}"))?;
-    let pack = glyph_pack(&folder, storage)?;
+    let pack = glyph_pack(&folder, precision)?;
     let Some([said, errors]) = script("run.sh", &[language], &pack, &folder)? else { return Ok(()) };
     assert_eq!(printed_hash(&said)?, here(&folder, &pack)?);
     // text, data and bss, as arm-none-eabi-size prints them under their names.
@@ -44,33 +44,33 @@ fn microcontroller(language: &str, storage: Storage) -> TestResult {
     let [text, data, bss] = sizes[..] else { return Err("no sizes".into()) };
     let stack = bytes(&said, "stack")?;
     let (flash, ram) = (text + data, data + bss + stack);
-    println!("{language} {storage:?}: {flash} bytes of flash, {ram} of RAM, {stack} of which are stack");
+    println!("{language} {precision:?}: {flash} bytes of flash, {ram} of RAM, {stack} of which are stack");
     // The paint was on, and was not all gone.
     assert!((256..1 << 16).contains(&stack), "{stack} bytes of stack");
     assert!(ram <= RAM, "{ram} bytes of RAM");
-    assert!(storage != Storage::Int8 || flash <= FLASH, "{flash} bytes of flash");
+    assert!(precision != Precision::Int8 || flash <= FLASH, "{flash} bytes of flash");
     Ok(())
 }
 
 #[test]
 fn a_microcontroller_makes_the_same_bits() -> TestResult {
     // One after the other: they share what is built.
-    microcontroller("rust", Storage::F32)?;
-    microcontroller("rust", Storage::Int8)
+    microcontroller("rust", Precision::F32)?;
+    microcontroller("rust", Precision::Int8)
 }
 
 #[test]
 fn a_microcontroller_makes_the_same_bits_from_c() -> TestResult {
-    microcontroller("c", Storage::Int8)
+    microcontroller("c", Precision::Int8)
 }
 
 #[test]
 fn aarch64_makes_the_same_bits() -> TestResult {
     let folder = folder("aarch64")?;
-    for storage in [Storage::F32, Storage::Int8] {
-        let pack = glyph_pack(&folder, storage)?;
+    for precision in [Precision::F32, Precision::Int8] {
+        let pack = glyph_pack(&folder, precision)?;
         let Some([said, _]) = script("aarch64.sh", &["20"], &pack, &folder)? else { return Ok(()) };
-        assert_eq!(printed_hash(&said)?, here(&folder, &pack)?, "{storage:?}");
+        assert_eq!(printed_hash(&said)?, here(&folder, &pack)?, "{precision:?}");
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ fn aarch64_makes_the_same_bits() -> TestResult {
 #[test]
 fn the_command_line_runs_on_aarch64_with_vectors() -> TestResult {
     let folder = folder("aarch64-host")?;
-    let pack = glyph_pack(&folder, Storage::F32)?;
+    let pack = glyph_pack(&folder, Precision::F32)?;
     let options = |kind| Options {
         model: Some(pack.clone()),
         steps: Some(4),

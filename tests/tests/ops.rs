@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use unfog_core::nn::op::{Act, Op};
+use unfog_gpu::Precision;
 use unfog_shaders::KERNELS;
 use unfog_tests::TestResult;
 use unfog_tests::backend::Backend;
@@ -54,6 +55,33 @@ fn half_weights_are_widened_exactly() -> TestResult {
             let twin = run(&case, &Backend::Reference, Stored::Bf16)?.out;
             let brief = run(&case, &backend, Stored::Bf16)?.out;
             close(&format!("{what}, bf16"), &brief, &twin, tolerance::op(&case.op, &backend))?;
+        }
+    }
+    Ok(())
+}
+
+/// The twin has the same integers and scales, so no more than the order of sums is between them.
+#[test]
+fn integer_weights_agree_with_the_twin() -> TestResult {
+    let cases = OpCase::all()?;
+    // What a file holds, and what a device holds of it: the same, and the same widened.
+    let ways = [
+        (Stored::Int8, Precision::Int8),
+        (Stored::Q4, Precision::Q4),
+        (Stored::Int8, Precision::F32),
+        (Stored::Blocks, Precision::F32),
+    ];
+    for (stored, precision) in ways {
+        for backend in Backend::all()?.iter().flat_map(|backend| backend.with(precision)) {
+            let mut worst = 0.0_f64;
+            for case in cases.iter().filter(|case| matches!(case.op, Op::Conv2d(_))) {
+                let what = format!("{} on {}, {stored:?}", case.name, backend.name());
+                let got = run(case, &backend, stored)?.out;
+                let twin = run(case, &Backend::Reference, stored)?.out;
+                worst = worst.max(close(&what, &got, &twin, tolerance::op(&case.op, &backend))?);
+            }
+            println!("{}, {stored:?}, largest relative error against the twin: {worst:e}", backend.name());
+            backend.check()?;
         }
     }
     Ok(())

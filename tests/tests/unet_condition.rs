@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use unfog::backend::Precision;
 use unfog::backend::{Backend, Kind, Request};
 use unfog::model::Model;
-use unfog::pack::{Storage, pack};
+use unfog::pack::pack;
 use unfog::sample::{Options, sample};
 use unfog::stop::Stop;
 use unfog_core::denoise::{Cond, Denoise};
@@ -147,7 +148,7 @@ fn packs_hold_these_networks_too() -> TestResult {
         let number = golden.cases().iter().position(|case| case["net"] == name).ok_or("no case")?;
         let (x, condition) = (golden.part(number, "x")?, golden.part(number, "embedding")?);
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pack"));
-        pack(&open(&small(name))?, None, Storage::F32, &path).map_err(|e| e.report())?;
+        pack(&open(&small(name))?, None, Precision::F32, &path).map_err(|e| e.report())?;
         let path = path.canonicalize()?;
         let (packed, plain) =
             (Net::open(path.to_str().ok_or("no text")?)?, Net::open(&format!("tests/golden/nets/{name}"))?);

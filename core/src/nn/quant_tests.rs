@@ -12,7 +12,12 @@ use super::weights::{WeightData, f16_to_f32, f32_to_f16};
 use crate::pack::quantise4;
 
 fn runner() -> TestRunner {
-    TestRunner::new(Runner { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(20), ..Runner::default() })
+    TestRunner::new(Runner {
+        cases: 2000,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(20),
+        ..Runner::default()
+    })
 }
 
 /// Values of some magnitude; some are 0, some as large as any.

@@ -40,7 +40,10 @@ pub fn quantise4<'a>(
     let [outputs, inputs, kh, kw] = weight.shape.map(|n| n as usize);
     let taps = kh.checked_mul(kw)?;
     let fits = weight.role == WeightUse::Kernel && data.len() as u64 == weight.len() && !row.is_empty();
-    if !fits || data.len().checked_div(outputs) != Some(row.len()) || q4_lens(weight.shape) != Some([values.len(), scales.len()]) {
+    if !fits
+        || data.len().checked_div(outputs) != Some(row.len())
+        || q4_lens(weight.shape) != Some([values.len(), scales.len()])
+    {
         return None;
     }
     let len = row.len();

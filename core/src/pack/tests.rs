@@ -81,7 +81,8 @@ fn with_stored(quantised: bool, test: impl FnOnce(&Graph<'_>, &[WeightData<'_>],
         (0..).zip(graph.weights).map(|(i, w)| (0..w.len()).map(|j| value(i, j)).collect()).collect();
     let mut integers: Vec<Integers> = graph.weights.iter().map(Integers::new).collect();
     let mut data: Vec<WeightData<'_>> = values.iter().map(|v| WeightData::F32(v)).collect();
-    let kernels = graph.weights.iter().zip(&mut integers).zip(&mut data).filter(|((w, _), _)| w.role == WeightUse::Kernel);
+    let kernels =
+        graph.weights.iter().zip(&mut integers).zip(&mut data).filter(|((w, _), _)| w.role == WeightUse::Kernel);
     for (i, ((weight, integers), data)) in kernels.enumerate().filter(|_| quantised) {
         let Integers { row, bytes, factors, nibbles, halves } = integers;
         *data = match i % 2 {

@@ -131,3 +131,107 @@ fn words(bytes: &mut [i8]) {
         bytes.chunks_exact_mut(4).for_each(<[i8]>::reverse);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Precision, pack, packed_bytes};
+    use super::*;
+    use unfog_core::nn::graph::{Weight, WeightUse};
+    use unfog_core::nn::quant::q4_lens;
+    use unfog_core::nn::weights::f16_to_f32;
+    use unfog_core::pack::{quantise, quantise4};
+
+    fn packed(weight: &Weight, data: WeightData<'_>, precision: Precision) -> Vec<u32> {
+        let mut bytes = Vec::new();
+        let mut sink = |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        pack(0, weight, data, precision, &mut sink).unwrap();
+        assert_eq!(bytes.len() as u64, packed_bytes(weight, precision));
+        bytemuck::pod_collect_to_vec(&bytes)
+    }
+
+    const SHAPES: [[u32; 4]; 5] = [[18, 37, 3, 1], [17, 70, 1, 2], [16, 16, 1, 1], [19, 64, 3, 3], [21, 20, 1, 1]];
+
+    fn kernel(shape: [u32; 4]) -> (Weight, Vec<f32>, Vec<f32>) {
+        let weight = Weight { shape, role: WeightUse::Kernel };
+        let w: Vec<f32> = (0..weight.len()).map(|i| ((i * 37 + i / 5) % 101) as f32 / 50.0 - 1.0).collect();
+        let row = vec![0.0; w.len() / shape[0] as usize];
+        (weight, w, row)
+    }
+
+    /// Value [output][input][tap] as weights.glsl finds it, by the vector of a step and the place in it.
+    fn each(shape: [u32; 4], check: impl Fn([usize; 3], usize, [usize; 4])) {
+        let [outputs, inputs, kh, kw] = shape.map(|n| n as usize);
+        for output in 0..outputs.next_multiple_of(4) {
+            for input in 0..inputs.next_multiple_of(4) {
+                for tap in 0..kh * kw {
+                    let there = output < outputs && input < inputs;
+                    let at = if there { (output * inputs + input) * kh * kw + tap } else { usize::MAX };
+                    check([output, input, tap], at, [output / 4, output % 4, input / 4, input % 4]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn int8_is_laid_out_as_the_shaders_read_it() {
+        for shape in SHAPES {
+            let (weight, w, mut row) = kernel(shape);
+            let (mut values, mut scales) = (vec![0; w.len()], vec![0.0; shape[0] as usize]);
+            let q = quantise(&weight, WeightData::F32(&w), &mut row, &mut values, &mut scales).unwrap();
+            let words = packed(&weight, WeightData::F32(&w), Precision::Int8);
+            assert_eq!(words, packed(&weight, q, Precision::Int8), "kept as they are");
+            let (in4, taps) = (shape[1].div_ceil(4) as usize, (shape[2] * shape[3]) as usize);
+            each(shape, |[_, _, tap], at, [out4, out_lane, i, lane]| {
+                let first = out4 * (1 + taps * in4);
+                let word = words[(first + 1 + tap * in4 + i) * 4 + lane];
+                let integer = (word >> (8 * out_lane)) as u8 as i8;
+                let value = f32::from(integer) * f32::from_bits(words[first * 4 + out_lane]);
+                assert_eq!(value, if at == usize::MAX { 0.0 } else { q.at(at) });
+            });
+        }
+    }
+
+    #[test]
+    fn q4_is_laid_out_as_the_shaders_read_it() {
+        for shape in SHAPES {
+            let (weight, w, mut row) = kernel(shape);
+            let [values, scales] = q4_lens(shape).unwrap();
+            let (mut values, mut scales) = (vec![0; values], vec![0; scales]);
+            let q = quantise4(&weight, WeightData::F32(&w), &mut row, &mut values, &mut scales).unwrap();
+            let words = packed(&weight, WeightData::F32(&w), Precision::Q4);
+            assert_eq!(words, packed(&weight, q, Precision::Q4), "kept as they are");
+            let (in4, taps) = (shape[1].div_ceil(4) as usize, (shape[2] * shape[3]) as usize);
+            let (scale_vectors, steps) = (in4.div_ceil(16), in4.div_ceil(2));
+            each(shape, |[_, _, tap], at, [out4, out_lane, i, lane]| {
+                let first = (out4 * taps + tap) * (scale_vectors + steps);
+                let halves = words[(first + i / 16) * 4 + i / 8 % 2 * 2 + out_lane / 2];
+                let scale = f16_to_f32((halves >> (16 * (out_lane % 2))) as u16);
+                let word = words[(first + scale_vectors + i / 2) * 4 + i % 2 * 2 + lane / 2];
+                let bits = word >> (16 * (lane % 2) + 4 * out_lane) & 15;
+                let value = (bits as f32 - 8.0) * scale;
+                assert_eq!(value, if at == usize::MAX { 0.0 } else { q.at(at) });
+            });
+            // Widened, they are what any other type would be.
+            let all: Vec<f32> = (0..q.len()).map(|i| q.at(i)).collect();
+            for precision in [Precision::F32, Precision::F16] {
+                assert_eq!(packed(&weight, q, precision), packed(&weight, WeightData::F32(&all), precision));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        let weight = Weight { shape: [16, 16, 1, 1], role: WeightUse::Kernel };
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut w = [0.5; 256];
+            w[200] = bad;
+            for precision in [Precision::Int8, Precision::Q4] {
+                let result = pack(5, &weight, WeightData::F32(&w), precision, &mut |_| Ok(()));
+                assert!(matches!(result, Err(GpuError::Quantise(5))), "{result:?}");
+            }
+        }
+    }
+}

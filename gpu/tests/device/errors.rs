@@ -22,6 +22,9 @@ fn wrong_weights_are_refused() {
     let Some(context) = context("wrong_weights_are_refused") else { return };
     assert!(matches!(error(&context, &[1.0; 5], Precision::F32), GpuError::Weight(0)));
     assert!(matches!(error(&context, &[1e5; 6], Precision::F16), GpuError::HalfRange(0)));
+    for precision in [Precision::Int8, Precision::Q4] {
+        assert!(matches!(error(&context, &[f32::NAN; 6], precision), GpuError::Quantise(0)));
+    }
     let none = Network::new(&context, &linear().graph(), &[], Options::default());
     assert!(matches!(none, Err(GpuError::Weight(0))));
 }

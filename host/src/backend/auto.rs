@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::weights::WeightData;
 
-use super::{Kind, Precision, Request, cache};
+use super::{Kind, Request, cache};
 use crate::bench::alone::{Bench, alone, trivial};
 use crate::cost::node_flops;
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ impl Measured {
 /// Chooses the backend for `network`, which `model` made for pictures of `h` rows and `w` columns.
 ///
 /// # Errors
-/// Only when the CPU backend itself fails, the run was stopped, or f16 is asked for where there is no GPU.
+/// Only when the CPU backend itself fails, the run was stopped, or a device is asked for that is not there.
 pub fn choose(
     request: &Request,
     model: &Model,
@@ -101,11 +101,8 @@ pub fn choose(
 ) -> Result<Chosen> {
     let vulkan = request.chosen(Kind::Vulkan);
     let device = match vulkan_device(&vulkan) {
-        Ok(device) if request.precision == Precision::F16 => {
-            return Ok(Chosen::new(Kind::Vulkan, format!("f16 is for GPUs alone ({device})")));
-        }
         Ok(device) => device,
-        Err(e) if request.precision == Precision::F16 || request.device.is_some() => return Err(e),
+        Err(e) if request.device.is_some() => return Err(e),
         Err(e) => return Ok(Chosen::new(Kind::Cpu, e.to_string())),
     };
     let network = comparable(model, h, w)?;
@@ -297,8 +294,8 @@ fn key(request: &Request, graph: &Graph<'_>, device: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let shapes: Vec<_> = graph.tensors.iter().map(|t| t.shape).collect();
     let version = env!("CARGO_PKG_VERSION");
-    let text =
-        format!("{version} {device} {cores} {:?} {:?} {:?} {shapes:?}", request.threads, request.vram, graph.nodes);
+    let Request { precision, threads, vram, .. } = request;
+    let text = format!("{version} {device} {cores} {precision:?} {threads:?} {vram:?} {:?} {shapes:?}", graph.nodes);
     let hash = Sha256::digest(text.as_bytes());
     let digits: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     format!("auto-{digits}")

@@ -2,6 +2,7 @@
 
 mod auto;
 mod cache;
+pub(crate) mod narrow;
 mod reference;
 #[cfg(feature = "vulkan")]
 mod tune;
@@ -17,6 +18,7 @@ use unfog_core::nn::plan::Target;
 use unfog_core::nn::weights::WeightData;
 
 pub use auto::{Chosen, Leftover, choose};
+pub use narrow::Narrowed;
 
 use crate::cpu::{CpuDenoiser, CpuError, CpuOptions};
 use crate::error::{Error, Result};
@@ -58,20 +60,31 @@ impl FromStr for Kind {
     }
 }
 
-/// How the weights of convolutions and linear layers are stored on a GPU.
+/// How the weights of convolutions and linear layers are held while a network runs, whatever the backend. Norms and biases are f32, and so
+/// is arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// Their values as the model has them: no loss.
     #[default]
     F32,
-    /// Half floats; sums stay in 32 bits.
+    /// Half floats.
     F16,
+    /// 8-bit integers with a scale for each output channel: a quarter of the bytes.
+    Int8,
+    /// 4-bit integers with a scale for each 32 inputs: a seventh. Layers of few inputs or outputs have 8 bits.
+    Q4,
 }
 
 impl Precision {
     /// Every precision with its name.
-    pub const NAMES: [(&'static str, Precision); 2] = [("f32", Precision::F32), ("f16", Precision::F16)];
+    pub const NAMES: [(&'static str, Precision); 4] =
+        [("f32", Precision::F32), ("f16", Precision::F16), ("int8", Precision::Int8), ("q4", Precision::Q4)];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, precision)| *precision == self).map_or("", |(name, _)| name)
+    }
 }
 
 impl FromStr for Precision {
@@ -98,7 +111,7 @@ pub struct Request {
     pub kind: Kind,
     /// The Vulkan device: its number, or a part of its name; the best one if absent.
     pub device: Option<String>,
-    /// How a GPU stores weights.
+    /// How weights are held.
     pub precision: Precision,
     /// Threads of the CPU backend; one a core if absent.
     pub threads: Option<usize>,
@@ -139,7 +152,6 @@ impl Request {
                 Err(Error::usage(format!("{n} threads are too many")).hint("give 4096 or fewer"))
             }
             Request { device: Some(_), .. } if !gpu => contradicts("--device"),
-            Request { precision: Precision::F16, .. } if !gpu => contradicts("--precision f16"),
             Request { vram: Some(_), .. } if !gpu => contradicts("--vram"),
             Request { tune: true, .. } if !gpu => contradicts("--tune"),
             Request { threads: Some(_), kind: Kind::Vulkan | Kind::Reference, .. } => contradicts("--threads"),
@@ -156,7 +168,7 @@ impl Request {
         Self {
             kind,
             device: self.device.clone().filter(|_| gpu),
-            precision: if gpu { self.precision } else { Precision::F32 },
+            precision: self.precision,
             threads: self.threads.filter(|_| kind == Kind::Cpu),
             vram: self.vram.filter(|_| gpu),
             ram: self.ram.filter(|_| kind == Kind::Cpu),
@@ -255,11 +267,15 @@ pub fn needs(request: &Request, graph: &Graph<'_>) -> Result<Needs> {
     let host = |weight_bytes, target| {
         Ok(Needs { weight_bytes, plan_bytes: memory::plan_bytes(graph, &target)?, ..Needs::new(request.kind) })
     };
+    let narrowed = narrow::bytes(request.precision, graph);
     match request.kind {
         Kind::Auto => Err(not_a_backend()),
-        // Both read the weights where they lie.
-        Kind::Reference => host(0, Target::REFERENCE),
-        Kind::Cpu => host(CpuDenoiser::prepared_bytes(graph, &cpu_options(request, graph)), Target::STORED),
+        // Both read the weights where they lie, in their file or narrowed.
+        Kind::Reference => host(narrowed, Target::REFERENCE),
+        Kind::Cpu => {
+            let prepared = CpuDenoiser::prepared_bytes(graph, &cpu_options(request, graph));
+            host(narrowed.saturating_add(prepared), Target::STORED)
+        }
         #[cfg(feature = "vulkan")]
         Kind::Vulkan => vulkan::needs(request, graph),
         #[cfg(not(feature = "vulkan"))]
@@ -285,32 +301,36 @@ pub(crate) fn not_a_backend() -> Error {
 #[derive(Debug)]
 pub enum Backend<'a> {
     /// Core's twins.
-    Reference(ReferenceBackend<'a>),
+    Reference(ReferenceBackend<'a>, Precision),
     /// Fast kernels.
-    Cpu(CpuDenoiser<'a>),
+    Cpu(CpuDenoiser<'a>, Precision),
     /// A GPU.
     #[cfg(feature = "vulkan")]
     Vulkan(Box<vulkan::VulkanBackend<'a>>),
 }
 
 impl<'a> Backend<'a> {
-    /// Puts a network on the backend that `request` names, which must not be [`Kind::Auto`] (see [`choose`]). `stop` ends an
-    /// evaluation early.
+    /// Puts a network on the backend that `request` names, which must not be [`Kind::Auto`] (see [`choose`]). `weights` are as
+    /// [`Narrowed`] gives them. `stop` ends an evaluation early.
     ///
     /// # Errors
     /// No such backend or device, too little memory.
     pub fn open(request: &Request, graph: Graph<'a>, weights: &'a [WeightData<'a>], stop: &Stop) -> Result<Self> {
         request.check()?;
         if matches!(request.kind, Kind::Cpu | Kind::Reference) {
-            memory::check(needs(request, &graph)?.total(), "the network's activations and prepared weights")?;
+            // Narrowed weights are there already.
+            let more = needs(request, &graph)?.total().saturating_sub(narrow::bytes(request.precision, &graph));
+            memory::check(more, "the network's activations and prepared weights")?;
         }
         match request.kind {
             Kind::Auto => Err(not_a_backend()),
-            Kind::Reference => ReferenceBackend::new(graph, weights, stop.clone()).map(Backend::Reference),
+            Kind::Reference => {
+                ReferenceBackend::new(graph, weights, stop.clone()).map(|r| Backend::Reference(r, request.precision))
+            }
             Kind::Cpu => {
                 let mut cpu = CpuDenoiser::new(graph, weights, cpu_options(request, &graph)).map_err(cpu_error)?;
                 cpu.stop_when(stop.flag());
-                Ok(Backend::Cpu(cpu))
+                Ok(Backend::Cpu(cpu, request.precision))
             }
             #[cfg(feature = "vulkan")]
             Kind::Vulkan => {
@@ -327,8 +347,8 @@ impl<'a> Backend<'a> {
     /// A network that takes none, or one of another length.
     pub fn load_embedding(&mut self, values: &[f32]) -> Result<Cond> {
         match self {
-            Backend::Reference(reference) => reference.load_embedding(values),
-            Backend::Cpu(cpu) => cpu.load_embedding(values).map_err(cpu_error),
+            Backend::Reference(reference, _) => reference.load_embedding(values),
+            Backend::Cpu(cpu, _) => cpu.load_embedding(values).map_err(cpu_error),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.load_embedding(values),
         }
@@ -336,18 +356,18 @@ impl<'a> Backend<'a> {
 
     /// What computes.
     pub fn describe(&self) -> Description {
-        let processor = |backend, threads| Description {
+        let processor = |backend, threads, precision| Description {
             backend,
             device: std::env::consts::ARCH.into(),
             driver: None,
             kernels: None,
             threads: Some(threads),
-            precision: Precision::F32,
+            precision,
             tuned: Vec::new(),
         };
         match self {
-            Backend::Reference(_) => processor(Kind::Reference, 1),
-            Backend::Cpu(cpu) => processor(Kind::Cpu, cpu.threads()),
+            Backend::Reference(_, precision) => processor(Kind::Reference, 1, *precision),
+            Backend::Cpu(cpu, precision) => processor(Kind::Cpu, cpu.threads(), *precision),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.describe(),
         }
@@ -356,8 +376,8 @@ impl<'a> Backend<'a> {
     /// Bytes of memory for activations and scratch, for one image.
     pub fn plan_bytes(&self) -> u64 {
         match self {
-            Backend::Reference(reference) => reference.plan_bytes(),
-            Backend::Cpu(cpu) => cpu.plan_bytes(),
+            Backend::Reference(reference, _) => reference.plan_bytes(),
+            Backend::Cpu(cpu, _) => cpu.plan_bytes(),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.plan_bytes(),
         }
@@ -366,8 +386,8 @@ impl<'a> Backend<'a> {
     /// Bytes of the weights as the backend holds them.
     pub fn weight_bytes(&self) -> u64 {
         match self {
-            Backend::Reference(reference) => reference.weight_bytes(),
-            Backend::Cpu(cpu) => cpu.weight_bytes(),
+            Backend::Reference(reference, _) => reference.weight_bytes(),
+            Backend::Cpu(cpu, _) => cpu.weight_bytes(),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.weight_bytes(),
         }
@@ -379,8 +399,8 @@ impl Denoise for Backend<'_> {
 
     fn out_len(&self) -> usize {
         match self {
-            Backend::Reference(reference) => reference.out_len(),
-            Backend::Cpu(cpu) => cpu.out_len(),
+            Backend::Reference(reference, _) => reference.out_len(),
+            Backend::Cpu(cpu, _) => cpu.out_len(),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.out_len(),
         }
@@ -388,8 +408,8 @@ impl Denoise for Backend<'_> {
 
     fn predict(&mut self, x: &[f32], t: f32, conds: &[Cond], out: &mut [f32]) -> Result<()> {
         match self {
-            Backend::Reference(reference) => reference.predict(x, t, conds, out),
-            Backend::Cpu(cpu) => cpu.predict(x, t, conds, out).map_err(cpu_error),
+            Backend::Reference(reference, _) => reference.predict(x, t, conds, out),
+            Backend::Cpu(cpu, _) => cpu.predict(x, t, conds, out).map_err(cpu_error),
             #[cfg(feature = "vulkan")]
             Backend::Vulkan(vulkan) => vulkan.predict(x, t, conds, out),
         }

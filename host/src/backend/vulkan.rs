@@ -78,11 +78,17 @@ pub(crate) fn open(request: &Request) -> Result<(Context, Stored)> {
     let choices = request.tuned.iter().map(|tuned| Ok((tuned.shape.clone(), tuned.kernel.parse().map_err(failed)?)));
     let choices: Vec<_> = choices.collect::<Result<_>>()?;
     let context = Context::open(&choice(request), cache::folder()).map_err(failed)?.tuned(choices);
-    let stored = match request.precision {
+    Ok((context, stored(request.precision)))
+}
+
+/// A precision as the device's side knows it.
+pub(crate) fn stored(precision: Precision) -> Stored {
+    match precision {
         Precision::F32 => Stored::F32,
         Precision::F16 => Stored::F16,
-    };
-    Ok((context, stored))
+        Precision::Int8 => Stored::Int8,
+        Precision::Q4 => Stored::Q4,
+    }
 }
 
 fn options(request: &Request, precision: Stored, graph: &Graph<'_>) -> Result<Options> {
@@ -148,14 +154,14 @@ pub(super) fn failed(e: GpuError) -> Error {
         GpuError::UnknownDevice(..) => Error::usage(message),
         // Whoever sets a limit is to raise it.
         GpuError::Memory { .. } => Error::failure(message).hint(
-            "allow more with --vram where there is more, or try a smaller --size, --precision f16 or --backend cpu",
+            "allow more with --vram where there is more, or try a smaller --size, --precision q4 or --backend cpu",
         ),
         _ if e.is_out_of_memory() => Error::failure(message)
-            .hint("try --vram with less than the device has, a smaller --size, --precision f16 or --backend cpu"),
+            .hint("try --vram with less than the device has, a smaller --size, --precision q4 or --backend cpu"),
         GpuError::DeviceLost => {
             Error::failure(message).hint("run it again; if that doesn't help, try a smaller --size or --backend cpu")
         }
-        GpuError::HalfRange(_) => Error::failure(message).hint("use --precision f32"),
+        GpuError::HalfRange(_) | GpuError::Quantise(_) => Error::failure(message).hint("use --precision f32"),
         _ => Error::failure(message),
     };
     match std::error::Error::source(&e) {

@@ -16,7 +16,7 @@ use unfog_core::nn::weights::WeightData;
 pub use ops::{NodeTime, OpTime, OpTimes};
 pub use peak::{Peak, processor};
 
-use crate::backend::{Backend, Description, Kind, Request};
+use crate::backend::{Backend, Description, Kind, Narrowed, Request};
 use crate::cost::flops;
 use crate::error::{Error, Result};
 use crate::model::{Model, Network};
@@ -130,6 +130,8 @@ fn measure(
 ) -> Result<Measurement> {
     let graph = network.graph();
     let start = Instant::now();
+    let narrowed = Narrowed::new(request, network, weights)?;
+    let weights = &narrowed.data(weights)[..];
     let mut backend = Backend::open(request, graph, weights, stop)?;
     let open_seconds = start.elapsed().as_secs_f64();
     let mut probe = match &options.input {

@@ -5,45 +5,55 @@ use unfog_core::nn::graph::{GraphError, Input};
 use unfog_core::nn::op::{MAX_INPUTS, MAX_WEIGHTS};
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 use unfog_core::nn::weights::WeightData;
-use unfog_gpu::{Context, GpuError, Options, Precision};
+use unfog_gpu::{Context, GpuError, Options};
 
 use super::cases::{Case, all};
 use super::{Checked, right};
-use crate::backend::{Request, vulkan};
+use crate::backend::{Kind, Narrowed, Precision, Request, vulkan};
 use crate::error::{Error, Result};
 use crate::model::Network;
 use crate::stop::Stop;
 
-/// The ways in which a device can be used: how they are called, and the options.
-fn ways() -> Vec<(String, Options)> {
-    let one = Options { max_images: 1, ..Options::default() };
-    vec![
-        ("f32".into(), one),
-        ("f16 weights".into(), Options { precision: Precision::F16, ..one }),
-        ("staging copies".into(), Options { force_staging: true, ..one }),
-    ]
+/// A way in which a device can be used.
+struct Way {
+    name: &'static str,
+    precision: Precision,
+    force_staging: bool,
 }
+
+const WAYS: [Way; 5] = [
+    Way { name: "f32", precision: Precision::F32, force_staging: false },
+    Way { name: "f16 weights", precision: Precision::F16, force_staging: false },
+    Way { name: "int8 weights", precision: Precision::Int8, force_staging: false },
+    Way { name: "q4 weights", precision: Precision::Q4, force_staging: false },
+    Way { name: "staging copies", precision: Precision::F32, force_staging: true },
+];
 
 pub(super) fn check(request: &Request, stop: &Stop) -> Result<Vec<Checked>> {
     let (context, _) = vulkan::open(request)?;
-    let ways = ways();
     let mut checked = Vec::new();
     for case in all() {
         let network = network(&case)?;
         let weights: Vec<Vec<f32>> =
             case.weights.iter().flatten().enumerate().map(|(i, w)| case.weight(i, w)).collect();
         let data: Vec<WeightData<'_>> = weights.iter().map(|w| WeightData::F32(w)).collect();
-        let expected = twin(&case, &network, &data)?;
-        for (how, options) in &ways {
+        for Way { name, precision, force_staging } in WAYS {
             stop.check()?;
+            // The twin has the same integers.
+            let held = Request { kind: Kind::Reference, precision, ..Request::default() };
+            let narrowed = Narrowed::new(&held, &network, &data)?;
+            let data = narrowed.data(&data);
+            let expected = twin(&case, &network, &data)?;
+            let options =
+                Options { precision: vulkan::stored(precision), force_staging, max_images: 1, ..Options::default() };
             let mut kernels = Vec::new();
-            let found = run(&context, &case, &network, &data, *options, &mut kernels);
+            let found = run(&context, &case, &network, &data, options, &mut kernels);
             let result = found.map_err(|e| Error::failure(e.to_string())).and_then(|found| right(&found, &expected));
             let (error, failure) = match result {
                 Ok(error) => (Some(error), None),
                 Err(e) => (None, Some(e.to_string())),
             };
-            checked.push(Checked { what: case.name(), how: how.clone(), kernels, error, failure });
+            checked.push(Checked { what: case.name(), how: name.into(), kernels, error, failure });
         }
     }
     Ok(checked)

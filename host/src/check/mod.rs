@@ -7,7 +7,7 @@ mod kernels;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, Kind, Request};
+use crate::backend::{Backend, Kind, Narrowed, Request};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::probe::Probe;
@@ -91,6 +91,8 @@ pub fn network(request: &Request, stop: &Stop) -> Result<f64> {
     let weights = model.weights(&network)?;
     let data = weights.data();
     let evaluate = |request: &Request| -> Result<Vec<f32>> {
+        let narrowed = Narrowed::new(request, &network, &data)?;
+        let data = narrowed.data(&data);
         let mut backend = Backend::open(request, network.graph(), &data, stop)?;
         let mut probe = Probe::new(&network.graph(), 2, &mut backend)?;
         probe.run(&mut backend)?;

@@ -26,7 +26,7 @@ pub(crate) struct EngineArgs {
     /// Vulkan device: its number or a part of its name (see `unfog devices`)
     #[arg(long, value_name = "N|NAME")]
     pub(crate) device: Option<String>,
-    /// How a GPU stores weights: f32 or f16
+    /// How the weights of convolutions and linear layers are held: f32 (as the model has them), f16, int8 or q4
     #[arg(long, value_name = "NAME", default_value = "f32")]
     pub(crate) precision: Precision,
     /// Threads of the cpu backend [default: one a core]

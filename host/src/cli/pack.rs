@@ -2,21 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use unfog::Result;
+use unfog::backend::Precision;
 use unfog::model::Model;
-use unfog::pack::{Storage, pack};
+use unfog::pack::pack;
 
 use super::args::Size;
 use super::output::{self, bytes};
-
-/// How kernels are stored.
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    F32,
-    F16,
-    Int8,
-}
 
 /// Write a model's network as one flat file, which firmware can run where it lies
 #[derive(clap::Args)]
@@ -29,20 +21,15 @@ pub(crate) struct Args {
     /// Width and height of an image [default: the model's]
     #[arg(long, value_name = "WxH")]
     size: Option<Size>,
-    /// How the weights of convolutions and linear layers are stored
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = Precision::F32)]
+    /// How the weights of convolutions and linear layers are stored: f32, f16, int8 or q4
+    #[arg(long, value_name = "NAME", default_value = "f32")]
     precision: Precision,
 }
 
 /// Packs the model.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let model = Model::open(args.model.as_deref())?;
-    let storage = match args.precision {
-        Precision::F32 => Storage::F32,
-        Precision::F16 => Storage::F16,
-        Precision::Int8 => Storage::Int8,
-    };
-    let packed = pack(&model, args.size.map(|Size(w, h)| (w, h)), storage, &args.out)?;
+    let packed = pack(&model, args.size.map(|Size(w, h)| (w, h)), args.precision, &args.out)?;
     output::print(&format!(
         "{}: {}; an image's activations take {}\n",
         args.out.display(),

@@ -8,7 +8,7 @@ use super::options::Options;
 use super::prompt::Prompts;
 use super::setup::Setup;
 use super::{Event, generate, open, recipe, settle, source};
-use crate::backend::Backend;
+use crate::backend::{Backend, Narrowed, Precision, Request};
 use crate::error::Result;
 use crate::memory;
 use crate::model::{Model, Weights};
@@ -54,8 +54,12 @@ pub(super) fn produce(
     let data = weights.data();
     let (request, _leftover) = settle(options, model, &network, &data, stop, report)?;
 
+    // Text encoders and decoders are small beside the network, and suffer more.
+    let beside = Request { precision: request.precision.min(Precision::F16), ..request.clone() };
     let picture = [setup.picture.width, setup.picture.height];
-    let conditions = prompts.as_ref().map(|prompts| prompts.encode(&request, picture, stop)).transpose()?;
+    let conditions = prompts.as_ref().map(|prompts| prompts.encode(&beside, picture, stop)).transpose()?;
+    let narrowed = Narrowed::new(&request, &network, &data)?;
+    let data = narrowed.data(&data);
     let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let loaded = match (&prompts, &conditions) {
         (Some(prompts), Some(conditions)) => Some(prompts.load(conditions, &mut backend)?),
@@ -77,5 +81,5 @@ pub(super) fn produce(
     let Some(decoder) = decoder else { return Ok(()) };
     let count = u64::from(setup.count);
     let mut decoded = |done| report(Event::Decoded(done, count));
-    decoder.run(setup, &request, &mut latents, stop, &mut decoded, &mut |i, values| sink.pictures(i, values))
+    decoder.run(setup, &beside, &mut latents, stop, &mut decoded, &mut |i, values| sink.pictures(i, values))
 }

@@ -236,7 +236,7 @@ fn devices_and_help_are_there() {
 #[test]
 fn packs_hold_what_was_packed() {
     let place = Place::new();
-    let sizes = ["f32", "f16", "int8"].map(|precision| {
+    let sizes = ["f32", "f16", "int8", "q4"].map(|precision| {
         let printed = place.succeed(&["pack", "--precision", precision, "--out", "glyph.pack"]);
         assert!(printed.starts_with("glyph.pack: "), "{printed}");
         let bytes = place.read("glyph.pack");
@@ -250,6 +250,8 @@ fn packs_hold_what_was_packed() {
     });
     // 176,849 parameters, of which 3,169 are biases and norms; records, shapes and the table of alpha-bar besides.
     assert!(sizes[0] > 707_396 && sizes[1] < 390_000 && sizes[2] < 220_000, "{sizes:?}");
+    assert!(sizes[3] < 140_000, "{sizes:?}");
+    place.fail(&["pack", "--precision", "q5", "--out", "odd.pack"], 2, "known: f32, f16, int8, q4");
     place.fail(&["pack", "--size", "15x16", "--out", "odd.pack"], 2, "multiple");
     place.fail(&["pack", "--out", "/dev/full"], 1, "can't write /dev/full");
     assert_eq!(place.files(), ["glyph.pack"]);

@@ -62,6 +62,16 @@ impl Backend {
         Ok(cpu.chain(gpus()?.iter().flat_map(of)).collect())
     }
 
+    /// This backend with every family of Vulkan's kernels, and weights in `precision` there; as it is where it is another.
+    pub fn with(&self, precision: Precision) -> Vec<Self> {
+        match self {
+            Backend::Vulkan { gpu, options } => [Kernels::Plain, Kernels::Texel]
+                .map(|kernels| Backend::Vulkan { gpu, options: Options { kernels, precision, ..*options } })
+                .into(),
+            other => vec![other.clone()],
+        }
+    }
+
     /// Its name, for messages.
     pub fn name(&self) -> String {
         match self {
@@ -72,14 +82,19 @@ impl Backend {
                 format!("cpu{threads}{prepared}{}", conv.map_or(String::new(), |conv| format!(", {conv:?}")))
             }
             Backend::Vulkan { gpu, options } => {
-                let f16 = if options.precision == Precision::F16 { ", f16" } else { "" };
+                let precision = match options.precision {
+                    Precision::F32 => "",
+                    Precision::F16 => ", f16",
+                    Precision::Int8 => ", int8",
+                    Precision::Q4 => ", q4",
+                };
                 let staging = if options.force_staging { ", staging" } else { "" };
                 let kernels = match options.kernels {
                     Kernels::Auto => "",
                     Kernels::Plain => ", plain",
                     Kernels::Texel => ", texel",
                 };
-                format!("vulkan ({}{kernels}{f16}{staging})", gpu.context.info().name)
+                format!("vulkan ({}{kernels}{precision}{staging})", gpu.context.info().name)
             }
         }
     }

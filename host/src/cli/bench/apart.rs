@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
-use unfog::backend::{Kind, Precision};
+use unfog::backend::Kind;
 use unfog::bench::{Measurement, Peak};
 use unfog::stop::Stop;
 use unfog::{Error, Result};
@@ -37,7 +37,7 @@ pub(super) fn measure(args: &Args, kind: Kind, how: &str, rates: Option<Rates>, 
     let failed = |e: std::io::Error| Error::failure("can't start another process to measure in").because(e);
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.args(["bench", how, "--backend", kind.name()]);
-    command.args(["--precision", if args.engine.precision == Precision::F16 { "f16" } else { "f32" }]);
+    command.args(["--precision", args.engine.precision.name()]);
     if let Some(model) = &args.model {
         command.arg("--model").arg(model);
     }
