@@ -38,7 +38,8 @@ impl<'a> Q4<'a> {
     pub fn new(shape: [u32; 4], values: &'a [u8], scales: &'a [u16]) -> Option<Self> {
         let [_, inputs, kh, kw] = shape.map(|n| n as usize);
         let fits = q4_lens(shape) == Some([values.len(), scales.len()]) && inputs > 0 && !values.is_empty();
-        fits.then_some(Self { values, scales, inputs, taps: kh * kw })
+        // What is no shape may be too large to multiply.
+        fits.then(|| Self { values, scales, inputs, taps: kh * kw })
     }
 
     /// Number of values.

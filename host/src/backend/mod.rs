@@ -62,7 +62,7 @@ impl FromStr for Kind {
 
 /// How the weights of convolutions and linear layers are held while a network runs, whatever the backend. Norms and biases are f32, and so
 /// is arithmetic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Their values as the model has them: no loss.
