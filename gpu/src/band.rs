@@ -58,11 +58,13 @@ fn units(step: &Step) -> Option<u32> {
     let per = |items: u32, c4: u32| items.checked_div(c4);
     match step.variant.kernel {
         "affine" => read(step, |p: push::Affine| per(p.items, p.c4)),
+        // What a query may see of the keys, and which position a token has, depends on where it stands in the whole.
+        "attention" if step.variant.constants.get(5) != Some(&0) => None,
         "attention" => read(step, |p: push::Attention| Some(p.queries)),
         "avg_pool" => read(step, |p: push::AvgPool| per(p.items, p.c4 * p.out_w)),
         "concat" => read(step, |p: push::Concat| per(p.items, p.c4)),
         "conv2d" => read(step, |p: push::Conv2d| per(p.out_pixels, p.out_w)),
-        "embedding" => read(step, |p: push::Embedding| per(p.items, p.c4)),
+        "embedding" => read(step, |p: push::Embedding| per(p.items, p.c4).filter(|_| p.has_positions == 0)),
         "gate" => read(step, |p: push::Gate| per(p.items, p.c4)),
         "group_norm_partial" => read(step, |p: push::GroupNormPartial| per(p.items, p.c4)),
         "group_norm_stats" => Some(1),
@@ -114,7 +116,7 @@ fn cut(step: &Step, units: Range<u32>) -> Option<Band> {
         "conv2d" => read(step, |p| conv2d(step, p, units.clone())),
         "embedding" => read(step, |p: push::Embedding| {
             let push = push::Embedding { items: n * p.c4, ..p };
-            items(bytes_of(&push), push.items, vec![each(1), whole, each(p.c4)])
+            items(bytes_of(&push), push.items, vec![each(1), whole.clone(), whole, each(p.c4)])
         }),
         "gate" => read(step, |p: push::Gate| {
             let push = push::Gate { items: n * p.c4, ..p };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use unfog::model::Model;
-use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::denoise::Cond;
 use unfog_tests::TestResult;
 use unfog_tests::backend::Backend;
 use unfog_tests::compare::same_bits;

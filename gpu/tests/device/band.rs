@@ -35,15 +35,15 @@ fn cases() -> Vec<Case> {
         norm(false),
         norm(true),
         (
-            Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4 }),
+            Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: false }),
             vec![picture(61, 33, 16), picture(1, 9, 16), picture(1, 9, 16)],
             vec![],
         ),
         (Op::Upsample(Upsample { factor: 2 }), vec![picture(65, 17, 12)], vec![]),
         (Op::AvgPool(AvgPool { size: 2 }), vec![picture(98, 34, 12)], vec![]),
         (Op::Concat(Concat), vec![picture(61, 17, 12), picture(61, 17, 10)], vec![]),
-        (Op::Affine(Affine { scale: 0.5, shift: 0.1 }), vec![picture(61, 33, 10), None], vec![]),
-        (Op::Affine(Affine { scale: 0.5, shift: 3.0 }), vec![picture(61, 33, 10), Some(Shape::vector(1))], vec![]),
+        (Op::Affine(Affine { act: Act::Silu, ..Affine::new(0.5, 0.1) }), vec![picture(61, 33, 10), None], vec![]),
+        (Op::Affine(Affine::new(0.5, 3.0)), vec![picture(61, 33, 10), Some(Shape::vector(1))], vec![]),
         (Op::LayerNorm(LayerNorm { eps: 1e-5 }), vec![picture(61, 33, 10)], vec![vector(10), vector(10)]),
         (Op::Gate(Gate { act: Act::Gelu }), vec![picture(61, 33, 20)], vec![]),
         (Op::Embedding(Embedding { count: 5, dim: 12 }), vec![picture(1, 2000, 1)], vec![Some(([5, 12, 1, 1], Table))]),
@@ -106,7 +106,7 @@ fn bands_change_no_bit() {
 fn what_cannot_be_cut_is_refused_with_the_number() {
     let Some(context) = context("what_cannot_be_cut_is_refused_with_the_number") else { return };
     let keys = Some(Shape::new(64, 64, 16));
-    let op = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4 });
+    let op = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: false });
     let one = One::new(op, &[Some(Shape::new(1, 1, 16)), keys, keys], &[]);
     let options = Options { max_binding: Some(200_000), ..Options::default() };
     let refused = Network::needs(&context, &one.graph(), options);
@@ -114,6 +114,11 @@ fn what_cannot_be_cut_is_refused_with_the_number() {
         matches!(refused, Err(GpuError::Binding { what: "tensor", bytes: 262_144, limit: 200_000 })),
         "{refused:?}"
     );
+    let causal = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: true });
+    let texts = Some(Shape::new(1, 4096, 16));
+    let one = One::new(causal, &[texts; 3], &[]);
+    let refused = Network::needs(&context, &one.graph(), options);
+    assert!(matches!(refused, Err(GpuError::Binding { .. })), "{refused:?}");
     // Sixteen rows of the picture, and those beside them, are the least.
     let one = One::new(
         Op::Conv2d(Conv2d::new(8, 8, 3, 1)),

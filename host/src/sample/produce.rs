@@ -1,7 +1,5 @@
 //! The stages of a run, one after the other: text encoders, the chain, the decoder. Each gives its memory back before the next takes its own.
 
-use unfog_core::denoise::Denoise;
-
 use super::collect::Pending;
 use super::decode::Decoder;
 use super::options::Options;

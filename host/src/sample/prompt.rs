@@ -113,16 +113,18 @@ impl Prompts {
         let empty = chunks_of("")?;
         for prompt in prompts.iter_mut().filter(|prompt| !prompt.is_empty()) {
             for (of_encoder, empty) in prompt.iter_mut().zip(&empty) {
-                of_encoder.resize(chunks, empty[0].clone());
+                let empty =
+                    empty.first().ok_or_else(|| Error::failure("the tokenizer makes nothing of an empty text"))?;
+                of_encoder.resize(chunks, empty.clone());
             }
         }
         let pooled = extras(config, encoders.last())?;
         let skip = options.clip_skip.unwrap_or(0);
-        let last = encoders.len() - 1;
+        let count = encoders.len();
         let encoders = encoders.into_iter().enumerate().map(|(i, encoder)| {
             let outputs = match pooled {
                 // Beside the states, which leave out one layer more, the text as a whole, of the last encoder.
-                Some(_) => Outputs { skip: skip.saturating_add(1), pooled: i == last, ..Outputs::PENULTIMATE },
+                Some(_) => Outputs { skip: skip.saturating_add(1), pooled: i + 1 == count, ..Outputs::PENULTIMATE },
                 None => Outputs { skip, ..Outputs::LAST },
             };
             let network = encoder.network(chunk_len as u32, outputs)?;
