@@ -52,6 +52,9 @@ fn options(case: &Value, kind: Kind) -> Options {
     }
 }
 
+/// What a test changes of a case's options.
+type Change = Box<dyn Fn(&mut Options)>;
+
 fn run(options: &Options, what: &str) -> TestResult<Recipe> {
     let outcome = sample(options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
     Ok(outcome.recipe)
@@ -154,7 +157,7 @@ fn prompts_matter() -> TestResult {
     let plain = make(&|_| {})?;
     assert_eq!(make(&|_| {})?, plain, "the same again");
     let long = ["a red cat and a dog"; 20].join(", ");
-    let others: [(&str, Box<dyn Fn(&mut Options)>); 6] = [
+    let others: [(&str, Change); 6] = [
         ("another prompt", Box::new(|o| o.prompt = Some("a dog".into()))),
         ("a weight", Box::new(|o| o.prompt = Some("a (cat:1.5)".into()))),
         ("a negative prompt", Box::new(|o| o.negative = Some("dog".into()))),

@@ -43,8 +43,11 @@ fn folder(of: &str, name: &str) -> TestResult<PathBuf> {
     Ok(folder)
 }
 
+/// The ids of every text, by configuration.
+type Ids = HashMap<&'static str, Vec<Vec<u32>>>;
+
 /// The texts and, by name of a config, the ids that transformers gives each of them.
-fn golden() -> TestResult<(Vec<String>, HashMap<&'static str, Vec<Vec<u32>>>)> {
+fn golden() -> TestResult<(Vec<String>, Ids)> {
     let bytes = fs::read(root().join("tests/golden/tokens.safetensors"))?;
     let file = SafeTensors::deserialize(&bytes)?;
     let numbers = |name: &str| -> TestResult<Vec<usize>> {

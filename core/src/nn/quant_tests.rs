@@ -116,8 +116,8 @@ fn blocks_hold_their_values_in_the_order_of_torch() {
                     let block: Vec<f32> = (first..first + count).map(|i| w[at(i)]).collect();
                     let mut integers = [0; BLOCK];
                     let scale = f16_to_f32(quantise_block(&block, &mut integers).unwrap());
-                    for i in 0..count {
-                        assert_eq!(q.at(at(first + i)), (f32::from(integers[i]) - 8.0) * scale);
+                    for (i, &integer) in integers[..count].iter().enumerate() {
+                        assert_eq!(q.at(at(first + i)), (f32::from(integer) - 8.0) * scale);
                     }
                 }
             }

@@ -6,16 +6,15 @@ use bytemuck::{Pod, cast_slice};
 use unfog_core::nn::quant::{BLOCK, Q4, quantise_block, quantise_row};
 use unfog_core::nn::weights::WeightData;
 
+/// Takes a row's number and its values.
+type Take<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), GpuError>;
+
 /// A kernel's shape: outputs, inputs, height, width.
 type Shape = [usize; 4];
 
 /// Four output channels at a time, widened, in torch's layout: `[4][in][kh][kw]`, zeros where there are none. `piece` packs them; it is
 /// given the number of the first.
-fn fours(
-    [a, b, kh, kw]: Shape,
-    data: WeightData<'_>,
-    piece: &mut dyn FnMut(usize, &[f32]) -> Result<(), GpuError>,
-) -> Result<(), GpuError> {
+fn fours([a, b, kh, kw]: Shape, data: WeightData<'_>, piece: Take<'_>) -> Result<(), GpuError> {
     let len = b * kh * kw;
     if len == 0 {
         return Ok(());
