@@ -130,12 +130,12 @@ fn conditions_that_don_t_fit_are_refused() -> TestResult {
 }
 
 #[test]
-fn sampling_waits_for_text_encoders() -> TestResult {
+fn sampling_takes_a_whole_pipeline() -> TestResult {
     let options = Options { model: Some(small("sd1")), schedule: Some("linear".into()), ..Options::default() };
     match sample(&options, &Stop::default(), &mut |_| ()) {
         Ok(_) => Err("a picture without a prompt".into()),
         Err(e) => {
-            assert!(e.report().contains("text encoders are not supported yet"), "{}", e.report());
+            assert!(e.report().contains("has no text encoder and autoencoder beside it"), "{}", e.report());
             Ok(())
         }
     }
