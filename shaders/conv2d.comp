@@ -16,46 +16,7 @@ layout(constant_id = 4) const uint STORED = 0;
 // Nearest-neighbour enlargement of what is read. A constant: software drivers divide lane by lane.
 layout(constant_id = 5) const uint UPSAMPLE = 1;
 
-#include "read.glsl"
-
-READ(0, X, x);
-READ(1, Weight, weight);
-READ(2, Bias, bias);
-READ(3, Channel, channel);
-READ(4, Residual, residual);
-layout(set = 0, binding = 5) writeonly buffer Out { vec4 result[]; };
-
-layout(push_constant) uniform Push {
-    uint first_group;
-    uint in_h;
-    uint in_w;
-    uint in4;
-    uint out_w;
-    uint out_pixels;
-    uint out4;
-    uint out_c;
-    uint kernel_h;
-    uint kernel_w;
-    uint stride;
-    uint pad_top;
-    uint pad_left;
-    uint x_image;
-    uint channel_image;
-    uint residual_image;
-    uint out_image;
-    uint has;
-    float scale;
-    uint act;
-};
-
-const uint HAS_BIAS = 1;
-const uint HAS_CHANNEL = 2;
-const uint HAS_RESIDUAL = 4;
-
-#include "invocation.glsl"
-#include "lanes.glsl"
-#include "act.glsl"
-#include "weights.glsl"
+#include "conv2d.glsl"
 
 void main() {
     uint pixel_tile = gl_WorkGroupSize.x * PIXELS;
@@ -125,25 +86,12 @@ void main() {
             continue;
         }
         vec4 factor = weights_scale(weight_first[q]);
-        vec4 add = vec4(0.0);
-        if ((has & HAS_BIAS) != 0) {
-            add += AT(bias, out_index);
-        }
-        if ((has & HAS_CHANNEL) != 0) {
-            add += AT(channel, image_index() * channel_image + out_index);
-        }
+        vec4 add = shift_of(out_index);
         [[unroll]] for (uint p = 0; p < PIXELS; ++p) {
             uint pixel = first_pixel + p * gl_WorkGroupSize.x;
-            if (pixel >= out_pixels) {
-                continue;
+            if (pixel < out_pixels) {
+                finish(pixel, out_index, sum[p * OUTS + q] * factor, add);
             }
-            uint i = pixel * out4 + out_index;
-            vec4 v = sum[p * OUTS + q] * factor + add;
-            if ((has & HAS_RESIDUAL) != 0) {
-                v += AT(residual, image_index() * residual_image + i);
-            }
-            v = activate(v * scale, act);
-            result[image_index() * out_image + i] = keep(v, out_index * 4, out_c);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::dispatch::{ALIGN, Step};
 use crate::error::GpuError;
+use crate::tiling::sides;
 use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 use std::ops::Range;
 use unfog_shaders::push::{self, has};
@@ -63,13 +64,15 @@ fn units(step: &Step) -> Option<u32> {
         "attention" => read(step, |p: push::Attention| Some(p.queries)),
         "avg_pool" => read(step, |p: push::AvgPool| per(p.items, p.c4 * p.out_w)),
         "concat" => read(step, |p: push::Concat| per(p.items, p.c4)),
-        "conv2d" => read(step, |p: push::Conv2d| per(p.out_pixels, p.out_w)),
+        "conv2d" | "conv2d_tile" | "conv2d_split" | "conv2d_matrix" => {
+            read(step, |p: push::Conv2d| per(p.out_pixels, p.out_w))
+        }
         "embedding" => read(step, |p: push::Embedding| per(p.items, p.c4).filter(|_| p.has_positions == 0)),
         "gate" => read(step, |p: push::Gate| per(p.items, p.c4)),
         "group_norm_partial" => read(step, |p: push::GroupNormPartial| per(p.items, p.c4)),
         "group_norm_stats" => Some(1),
         "group_norm" => read(step, |p: push::GroupNorm| per(p.items, p.c4)),
-        "layer_norm" => read(step, |p: push::LayerNorm| Some(p.items)),
+        "layer_norm" | "layer_norm_group" => read(step, |p: push::LayerNorm| Some(p.items)),
         "upsample" => read(step, |p: push::Upsample| per(p.items, p.c4 * p.out_w * p.factor)),
         _ => None,
     }
@@ -113,7 +116,7 @@ fn cut(step: &Step, units: Range<u32>) -> Option<Band> {
             let push = push::Concat { items: n * p.c4, ..p };
             items(bytes_of(&push), push.items, vec![each(p.ca.div_ceil(4)), each(p.cb.div_ceil(4)), each(p.c4)])
         }),
-        "conv2d" => read(step, |p| conv2d(step, p, units.clone())),
+        "conv2d" | "conv2d_tile" | "conv2d_split" | "conv2d_matrix" => read(step, |p| conv2d(step, p, units.clone())),
         "embedding" => read(step, |p: push::Embedding| {
             let push = push::Embedding { items: n * p.c4, ..p };
             items(bytes_of(&push), push.items, vec![each(1), whole.clone(), whole, each(p.c4)])
@@ -141,9 +144,12 @@ fn cut(step: &Step, units: Range<u32>) -> Option<Band> {
             let part = Some(first..first + u64::from(pixels) * u64::from(p.c4));
             items(bytes_of(&push), push.items, vec![part.clone(), None, part])
         }),
-        "layer_norm" => read(step, |p: push::LayerNorm| {
+        "layer_norm" | "layer_norm_group" => read(step, |p: push::LayerNorm| {
             let push = push::LayerNorm { items: n, ..p };
-            items(bytes_of(&push), n, vec![each(p.c4), whole.clone(), whole, each(p.c4)])
+            // Pixels of a group.
+            let pixels = constant(usize::from(step.variant.kernel == "layer_norm_group"))?;
+            let groups = u64::from(n.div_ceil(pixels));
+            Some(band(step, bytes_of(&push), groups, vec![each(p.c4), whole.clone(), whole, each(p.c4)]))
         }),
         "upsample" => read(step, |p: push::Upsample| {
             let push = push::Upsample { items: n * p.c4 * p.out_w * p.factor, ..p };
@@ -153,9 +159,13 @@ fn cut(step: &Step, units: Range<u32>) -> Option<Band> {
     }
 }
 
+/// The place of the enlargement among the specialization constants of every kernel of convolutions.
+const UPSAMPLE: usize = 5;
+
 /// Rows of a convolution's output.
 fn conv2d(step: &Step, p: push::Conv2d, rows: Range<u32>) -> Option<Band> {
-    let &[local_x, local_y, pixels, outs, _, upsample] = &step.variant.constants[..] else { return None };
+    let upsample = *step.variant.constants.get(UPSAMPLE)?;
+    let [pixels, outs] = sides(step.variant.kernel, &step.variant.constants)?;
     let enlarged = i64::from(upsample.max(1));
     // In rows of the enlarged input: the first that is read, and behind the last.
     let at = |row: u32| i64::from(row) * i64::from(p.stride) - i64::from(p.pad_top);
@@ -187,8 +197,7 @@ fn conv2d(step: &Step, p: push::Conv2d, rows: Range<u32>) -> Option<Band> {
         other(has::RESIDUAL, out.clone()),
         out,
     ];
-    let tiles = |n: u32, tile: u32| Some(u64::from(n.div_ceil(Some(tile).filter(|&tile| tile > 0)?)));
-    let groups = tiles(push.out_pixels, local_x * pixels)? * tiles(push.out4, local_y * outs)?;
+    let groups = u64::from(push.out_pixels.div_ceil(pixels)) * u64::from(push.out4.div_ceil(outs));
     Some(band(step, bytes_of(&push), groups, takes))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Doing, GpuError};
 use crate::faults::{Fault, Faults};
+use crate::matrix::{self, Matrix, matrix};
 use crate::memory::{Live, Usage, available, usage};
 use crate::pipeline::Pipelines;
 use crate::tune::Choice;
@@ -45,6 +46,8 @@ pub struct DeviceInfo {
     pub name: String,
     /// What sort it is.
     pub kind: DeviceKind,
+    /// Its maker's number: of the PCI-SIG, or of Khronos.
+    pub vendor: u32,
     /// The driver's name and version, as far as it tells.
     pub driver: String,
     /// The Vulkan version, major and minor.
@@ -59,6 +62,10 @@ pub struct DeviceInfo {
     pub max_texels: u64,
     /// Most invocations of a work group.
     pub max_invocations: u32,
+    /// Most bytes that the invocations of a work group share.
+    pub max_shared: u32,
+    /// Its matrix units, where kernels can use them.
+    pub matrix: Option<Matrix>,
     /// Most work groups of a dispatch in each dimension.
     pub max_groups: [u32; 3],
     /// Storage buffer bindings start at multiples of this many bytes.
@@ -163,16 +170,20 @@ impl Context {
         let infos: Vec<DeviceInfo> = found.iter().enumerate().map(|(i, (device, _))| info(i, device)).collect();
         let index = choose(choice, &infos)?;
         let (physical, queue_family_index) = found[index].clone();
-        let create = DeviceCreateInfo {
+        let mut create = DeviceCreateInfo {
             queue_create_infos: vec![QueueCreateInfo { queue_family_index, ..QueueCreateInfo::default() }],
             ..DeviceCreateInfo::default()
         };
+        let subgroup = infos[index].matrix.map(|found| found.subgroup);
+        if subgroup.is_some() {
+            matrix::enable(&mut create);
+        }
         let (device, mut queues) = Device::new(physical, create).doing("open the device")?;
         let queue = queues.next().ok_or(GpuError::NoDevice)?;
         Ok(Self {
             commands: Arc::new(StandardCommandBufferAllocator::new(device.clone(), Default::default())),
             sets: Arc::new(StandardDescriptorSetAllocator::new(device.clone(), Default::default())),
-            pipelines: Arc::new(Mutex::new(Pipelines::new(&device, cache_dir)?)),
+            pipelines: Arc::new(Mutex::new(Pipelines::new(&device, cache_dir, subgroup)?)),
             device,
             queue,
             live: Arc::default(),
@@ -303,6 +314,7 @@ fn info(index: usize, device: &PhysicalDevice) -> DeviceInfo {
         index,
         name: p.device_name.clone(),
         kind,
+        vendor: p.vendor_id,
         driver: driver.into_iter().flatten().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" "),
         api: (p.api_version.major, p.api_version.minor),
         unified: matches!(kind, DeviceKind::Integrated | DeviceKind::Cpu)
@@ -311,6 +323,8 @@ fn info(index: usize, device: &PhysicalDevice) -> DeviceInfo {
         max_binding: u64::from(p.max_storage_buffer_range),
         max_texels: u64::from(p.max_texel_buffer_elements),
         max_invocations: p.max_compute_work_group_invocations,
+        max_shared: p.max_compute_shared_memory_size,
+        matrix: matrix(device),
         max_groups: p.max_compute_work_group_count,
         align: p.min_storage_buffer_offset_alignment.as_devicesize(),
     }

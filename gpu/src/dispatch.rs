@@ -1,10 +1,10 @@
 //! What kernels an op runs: shapes in, plain data out. A pure function of the device's limits and the shape of one image,
 //! so that the same picture comes out whatever else is in the batch.
 
-use crate::device::{DeviceInfo, DeviceKind};
 use crate::error::GpuError;
-use crate::pack::{Precision, Stored, packed_bytes};
+use crate::pack::{Stored, packed_bytes};
 use crate::pipeline::Variant;
+use crate::tiling::Tiling;
 use bytemuck::bytes_of;
 use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId, WeightUse};
 use unfog_core::nn::op::{Act, Attention, Conv2d, GroupNorm, Op, Shape};
@@ -36,82 +36,6 @@ pub(crate) struct Step {
     pub(crate) push: Vec<u8>,
     /// Work groups for one image.
     pub(crate) groups: u64,
-}
-
-/// Which kernels a network runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kernels {
-    /// What suits the device.
-    #[default]
-    Auto,
-    /// Register tiles; every buffer is a storage buffer.
-    Plain,
-    /// The same, reading through texel buffers whatever is not too large for one.
-    Texel,
-}
-
-impl Kernels {
-    /// The families, each with its name.
-    pub const NAMES: &[(&str, Kernels)] = &[("plain", Kernels::Plain), ("texel", Kernels::Texel)];
-
-    /// The name of a family.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, kernels)| *kernels == self).map_or("auto", |(name, _)| name)
-    }
-}
-
-/// How work is cut up on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tiling {
-    /// Invocations of a group.
-    pub(crate) local: u32,
-    /// Those of a convolution: along pixels and along output channels.
-    pub(crate) conv_local: [u32; 2],
-    /// Pixels and vectors of output channels that an invocation of a convolution holds at most.
-    pub(crate) tile: [u32; 2],
-    /// Vectors of output channels, of several queries, that an invocation of attention holds at most.
-    pub(crate) queries: u32,
-    /// Pixels that an invocation of group normalisation's last stage takes.
-    pub(crate) apply_run: u32,
-    /// Most vectors of one image of what is read through a texel buffer; what is larger is read from a storage buffer.
-    pub(crate) texels: u64,
-    pub(crate) precision: Precision,
-}
-
-impl Tiling {
-    /// The table of kernels: by the device's kind and limits alone.
-    pub(crate) fn new(info: &DeviceInfo, kernels: Kernels, precision: Precision) -> Self {
-        /// Texel buffers of fewer elements would cut batches short.
-        const WIDE: u64 = 1 << 20;
-        // Software drivers run a group's invocations in SIMD lanes, eight of them. lavapipe loads from a storage buffer in a
-        // loop over the lanes, with a branch for each (emit_load_mem of Mesa's gallivm), but gathers texels branch-free: 13
-        // times as fast, all in all. SwiftShader, with 65536 texels at most, gains nothing.
-        let software = info.kind == DeviceKind::Cpu;
-        let texel = match kernels {
-            Kernels::Auto => software && info.max_texels >= WIDE,
-            Kernels::Plain => false,
-            Kernels::Texel => true,
-        };
-        let texels = if texel { info.max_texels } else { 0 };
-        match software {
-            // Loads cost far more than arithmetic, so the tile is large: 8 * 4 * 16 products a lane for 8 + 4 * 4 loads.
-            true => Self { local: 8, conv_local: [8, 1], tile: [8, 4], queries: 64, apply_run: 16, texels, precision },
-            // What fits the registers of small devices.
-            false => Self { local: 64, conv_local: [16, 4], tile: [4, 2], queries: 8, apply_run: 4, texels, precision },
-        }
-    }
-
-    /// Work group and tile of a convolution: local_x, local_y, pixels, vectors of output channels.
-    fn conv2d(&self, out_pixels: u32) -> [u32; 4] {
-        let [local_x, local_y] = self.conv_local;
-        if out_pixels == 1 {
-            // A linear layer of a vector: lanes take output channels.
-            return [1, local_x * local_y, 1, 1];
-        }
-        // No more pixels than there are, in powers of two: few pipelines.
-        let pixels = out_pixels.div_ceil(local_x).next_power_of_two().min(self.tile[0]);
-        [local_x, local_y, pixels, self.tile[1]]
-    }
 }
 
 const fn c4(c: u32) -> u32 {
@@ -295,13 +219,21 @@ impl Site<'_> {
                 let pixels = os.pixels() as u32;
                 let push = push::LayerNorm { items: pixels, c4: out4, c: os.c, x_image, out_image, eps: op.eps };
                 let operands = vec![x, self.weight(0)?, self.weight(1)?, out];
-                one(self.step("layer_norm", pixels, operands, bytes_of(&push)))
+                one(self.layer_norm(pixels, operands, bytes_of(&push)))
             }
             Op::Gate(op) => {
                 let push = push::Gate { items, c4: out4, c: os.c, x_image, out_image, act: op.act as u32 };
                 one(self.step("gate", items, vec![x, out], bytes_of(&push)))
             }
         }
+    }
+
+    fn layer_norm(&self, pixels: u32, operands: Vec<Operand>, push: &[u8]) -> Step {
+        let Some(local) = self.tiling.layer_norm() else {
+            return self.step("layer_norm", pixels, operands, push);
+        };
+        let variant = Variant { kernel: "layer_norm_group", reads: Reads::Storage, constants: local.to_vec() };
+        Step { variant, operands, push: push.to_vec(), groups: u64::from(pixels.div_ceil(local[1])) }
     }
 
     fn conv2d(&self, op: &Conv2d, xs: Shape) -> Option<Step> {
@@ -332,20 +264,18 @@ impl Site<'_> {
             scale: op.scale,
             act: op.act as u32,
         };
-        let [local_x, local_y, pixels, outs] = self.tiling.conv2d(push.out_pixels);
-        let stored =
-            Stored::of(&self.graph.weights[usize::from(self.node.weights[0]?.0)], self.tiling.precision) as u32;
-        let tiles = |n: u32, tile: u32| u64::from(n.div_ceil(tile));
+        let tile = self.tiling.conv2d(push.out_pixels, push.out4);
+        let stored = Stored::of(&self.graph.weights[usize::from(self.node.weights[0]?.0)], self.tiling.precision);
         let operands = vec![x, weight, bias.unwrap_or(x), channel.unwrap_or(x), residual.unwrap_or(x), out];
         Some(Step {
             variant: Variant {
-                kernel: "conv2d",
+                kernel: tile.kernel,
                 reads: Reads::Storage,
-                constants: vec![local_x, local_y, pixels, outs, stored, op.upsample],
+                constants: tile.constants(stored as u32, op.upsample),
             },
             operands,
             push: bytes_of(&push).to_vec(),
-            groups: tiles(push.out_pixels, local_x * pixels) * tiles(push.out4, local_y * outs),
+            groups: tile.groups(push.out_pixels, push.out4),
         })
     }
 

@@ -62,6 +62,8 @@ pub enum GpuError {
     Choice(String),
     /// More than this device takes at once: what, and how much.
     Limit(&'static str, u64),
+    /// Kernels were asked for that this device can't run: what it lacks.
+    Lacks(&'static str),
     /// No batch is prepared: preparing one failed before.
     NotPrepared,
     /// A bug of this crate: what is wrong.
@@ -111,6 +113,7 @@ impl fmt::Display for GpuError {
             GpuError::Stopped => write!(f, "stopped"),
             GpuError::Choice(text) => write!(f, "\"{text}\" is no kernel that this device runs"),
             GpuError::Limit(what, n) => write!(f, "{n} {what} are more than this device takes"),
+            GpuError::Lacks(what) => write!(f, "this device has no {what}"),
             GpuError::NotPrepared => write!(f, "no batch is prepared on the device"),
             GpuError::Bug(what) => write!(f, "a bug in unfog-gpu: {what}"),
         }

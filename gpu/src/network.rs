@@ -3,12 +3,13 @@
 use crate::band::{Band, bands};
 use crate::commands::Part;
 use crate::device::{Context, DeviceInfo};
-use crate::dispatch::{self, Kernels, TARGET, Tiling};
+use crate::dispatch::{self, TARGET};
 use crate::error::GpuError;
 use crate::fit::{Fit, LEAST_STAGING, Needs, STAGING, Sizes, fit, halves};
 use crate::memory::{Block, Purpose, most};
 use crate::pack::Precision;
 use crate::record::{Space, Span};
+use crate::tiling::{Kernels, Tiling};
 use crate::tune;
 use crate::upload::{upload_weights, weight_bytes};
 use std::sync::Arc;
@@ -367,6 +368,9 @@ impl<'w> Network<'w> {
 /// The kernels of every node; a graph that no builder made is refused.
 fn steps(context: &Context, graph: &Graph<'_>, options: &Options) -> Result<Vec<Vec<Band>>, GpuError> {
     let info = context.info();
+    if options.kernels == Kernels::Matrix && info.matrix.is_none() {
+        return Err(GpuError::Lacks("matrix units that kernels can use"));
+    }
     let table = Tiling::new(info, options.kernels, options.precision);
     let limit = options.max_binding(info);
     let of_node = |(index, node)| {

@@ -8,7 +8,8 @@ use unfog_core::nn::graph::{Weight, WeightUse};
 use unfog_core::nn::quant::takes_q4;
 use unfog_core::nn::weights::{WeightData, f16_to_f32, f32_to_f16};
 
-/// How kernels of convolutions and linear layers are stored on the device. Everything else is f32, and so is arithmetic.
+/// How kernels of convolutions and linear layers are stored on the device. Everything else is f32, and so is arithmetic, but that of
+/// matrix units, which multiply half floats and run by [`crate::Kernels::Matrix`] or by a [`crate::Choice`] alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 32-bit floats.

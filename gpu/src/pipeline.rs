@@ -6,7 +6,7 @@ use crate::error::{Doing, GpuError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use unfog_shaders::{Access, Constant, Kernel, Reads};
+use unfog_shaders::{Access, Asks, Constant, Kernel, Reads};
 use vulkano::descriptor_set::layout::{
     DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
 };
@@ -32,12 +32,18 @@ pub(crate) struct Pipelines {
     made: HashMap<Variant, Arc<ComputePipeline>>,
     cache: Arc<PipelineCache>,
     file: Option<PathBuf>,
+    /// Invocations of a subgroup of kernels with matrices.
+    subgroup: Option<u32>,
     /// How many pipelines the file knows.
     saved: usize,
 }
 
 impl Pipelines {
-    pub(crate) fn new(device: &Arc<Device>, cache_dir: Option<PathBuf>) -> Result<Self, GpuError> {
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        cache_dir: Option<PathBuf>,
+        subgroup: Option<u32>,
+    ) -> Result<Self, GpuError> {
         let key = key(device);
         let file = cache_dir.map(|dir| dir.join(format!("unfog-pipelines-{:016x}.bin", hash(&key))));
         let initial_data = file.as_deref().and_then(|f| load(f, &key)).unwrap_or_default();
@@ -47,7 +53,15 @@ impl Pipelines {
             // SAFETY: no data.
             .or_else(|_| unsafe { PipelineCache::new(device.clone(), create(Vec::new())) })
             .doing("create a pipeline cache")?;
-        Ok(Self { device: device.clone(), modules: HashMap::new(), made: HashMap::new(), cache, file, saved: 0 })
+        Ok(Self {
+            device: device.clone(),
+            modules: HashMap::new(),
+            made: HashMap::new(),
+            cache,
+            file,
+            subgroup,
+            saved: 0,
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -70,7 +84,9 @@ impl Pipelines {
         });
         let module = module.specialize(values.collect()).doing("specialize a shader")?;
         let entry_point = module.entry_point("main").ok_or(GpuError::Bug("a shader without main"))?;
-        let stage = PipelineShaderStageCreateInfo::new(entry_point);
+        let required_subgroup_size = self.subgroup.filter(|_| kernel.asks == Asks::Matrix);
+        let stage =
+            PipelineShaderStageCreateInfo { required_subgroup_size, ..PipelineShaderStageCreateInfo::new(entry_point) };
         let create = ComputePipelineCreateInfo::stage_layout(stage, layout(&self.device, kernel, variant.reads)?);
         let pipeline = ComputePipeline::new(self.device.clone(), Some(self.cache.clone()), create);
         let pipeline = pipeline.doing("create a pipeline")?;
@@ -99,16 +115,14 @@ impl Pipelines {
     }
 }
 
-#[cfg(not(feature = "compile"))]
 fn create_module(device: &Arc<Device>, kernel: &Kernel, reads: Reads) -> Result<Arc<ShaderModule>, GpuError> {
+    #[cfg(feature = "compile")]
+    if let Some(load) = kernel.load[reads as usize] {
+        return load(device.clone()).doing("load a shader");
+    }
     let create = vulkano::shader::ShaderModuleCreateInfo::new(kernel.module(reads));
     // SAFETY: the module was compiled from this repository's GLSL, which the SPIR-V check holds it to.
     unsafe { ShaderModule::new(device.clone(), create) }.doing("load a shader")
-}
-
-#[cfg(feature = "compile")]
-fn create_module(device: &Arc<Device>, kernel: &Kernel, reads: Reads) -> Result<Arc<ShaderModule>, GpuError> {
-    (kernel.load[reads as usize])(device.clone()).doing("load a shader")
 }
 
 fn layout(device: &Arc<Device>, kernel: &Kernel, reads: Reads) -> Result<Arc<PipelineLayout>, GpuError> {

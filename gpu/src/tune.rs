@@ -1,17 +1,18 @@
 //! What tuning chooses among: how the kernels of convolutions and attentions, which take nearly all of a network's time, are cut
-//! up. Without a choice the table decides ([`crate::dispatch`]); who times the candidates is the caller's affair.
+//! up. Without a choice the table decides ([`crate::tiling`]); who times the candidates is the caller's affair.
 
 use crate::device::{Context, DeviceInfo};
-use crate::dispatch::{self, Kernels, Tiling};
+use crate::dispatch;
 use crate::error::GpuError;
 use crate::pack::Precision;
+use crate::tiling::{Kernels, Tiling};
 use std::fmt;
 use std::str::FromStr;
 use unfog_core::nn::graph::{Graph, Node};
 use unfog_core::nn::op::Op;
 
 /// Work groups and tiles of convolutions to try: invocations along pixels and along output channels, then pixels and vectors of
-/// output channels that each holds.
+/// output channels that each holds. Kernels that share memory have tiles of their own ([`Tiling::tiles`]).
 const CONV2D: &[([u32; 2], [u32; 2])] = &[
     ([8, 1], [8, 4]),
     ([8, 1], [4, 4]),
@@ -39,7 +40,8 @@ pub struct Choice {
     pub kernels: Kernels,
     /// Invocations of a work group: along pixels or queries, and along output channels.
     pub local: [u32; 2],
-    /// What an invocation holds: pixels and vectors of output channels of a convolution; of an attention, vectors at most.
+    /// What an invocation holds: pixels and vectors of output channels of a convolution, or what a subgroup holds of their
+    /// matrices; of an attention, vectors at most.
     pub tile: [u32; 2],
 }
 
@@ -96,18 +98,24 @@ impl Tiling {
     /// The table's, with a choice for `node` in its place if there is one.
     ///
     /// # Errors
-    /// [`GpuError::Choice`] for one that the device can't run.
+    /// [`GpuError::Choice`] for one that the device can't run, and for matrix units, which round to half floats, where the weights
+    /// are f32.
     pub(crate) fn chosen(self, info: &DeviceInfo, node: &Node, choice: Option<&Choice>) -> Result<Self, GpuError> {
         let Some(choice) = choice else { return Ok(self) };
-        if u64::from(choice.local[0]) * u64::from(choice.local[1]) > u64::from(info.max_invocations) {
-            return Err(GpuError::Choice(choice.to_string()));
-        }
         let table = Self::new(info, choice.kernels, self.precision);
-        Ok(match node.op {
-            Op::Conv2d(_) => Self { conv_local: choice.local, tile: choice.tile, ..table },
-            Op::Attention(_) => Self { local: choice.local[0], queries: choice.tile[0], ..table },
-            _ => self,
-        })
+        let [local, _] = choice.local;
+        let chosen = match (choice.kernels, node.op) {
+            (Kernels::Matrix, _) if info.matrix.is_none() || self.precision == Precision::F32 => None,
+            (_, Op::Conv2d(_)) => table.with_tile(choice.local, choice.tile),
+            (Kernels::Plain | Kernels::Texel, Op::Attention(_))
+                if choice.local[1] == 1 && local <= info.max_invocations =>
+            {
+                Some(table.with_queries(local, choice.tile[0]))
+            }
+            (_, Op::Attention(_)) => None,
+            _ => Some(self),
+        };
+        chosen.ok_or_else(|| GpuError::Choice(choice.to_string()))
     }
 }
 
@@ -124,16 +132,18 @@ pub fn candidates(
 ) -> Result<Vec<Choice>, GpuError> {
     let info = context.info();
     let node = graph.nodes.get(index).ok_or(GpuError::Node(index))?;
-    let sizes = match node.op {
-        Op::Conv2d(_) => CONV2D,
-        Op::Attention(_) => ATTENTION,
-        _ => &[],
-    };
     let table = Tiling::new(info, Kernels::Auto, precision);
     let mut seen = vec![dispatch::steps(graph, index, table)?];
     let mut found = Vec::new();
     for &(_, kernels) in Kernels::NAMES {
-        for &(local, tile) in sizes {
+        let shared = Tiling::new(info, kernels, precision).tiles().into_iter().map(|tile| tile.choice().into());
+        let sizes: Vec<([u32; 2], [u32; 2])> = match node.op {
+            Op::Conv2d(_) if matches!(kernels, Kernels::Plain | Kernels::Texel) => CONV2D.to_vec(),
+            Op::Conv2d(_) => shared.collect(),
+            Op::Attention(_) => ATTENTION.to_vec(),
+            _ => Vec::new(),
+        };
+        for (local, tile) in sizes {
             let choice = Choice { kernels, local, tile };
             let Ok(tiling) = table.chosen(info, node, Some(&choice)) else { continue };
             let steps = dispatch::steps(graph, index, tiling)?;
@@ -152,7 +162,7 @@ mod tests {
 
     #[test]
     fn choices_are_text_and_back() {
-        for text in ["plain 16x4 4x2", "texel 8x1 8x4"] {
+        for text in ["plain 16x4 4x2", "texel 8x1 8x4", "tile 16x16 8x2", "matrix 256x1 2x4"] {
             assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
         }
         for text in ["", "plain", "plain 16x4", "auto 16x4 4x2", "plain 0x4 4x2", "plain 16x4 4x2 ", "plain 1x1 99x99"]

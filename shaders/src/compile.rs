@@ -21,6 +21,17 @@ macro_rules! modules {
     )*};
 }
 
+/// Those that read from storage buffers alone.
+macro_rules! storage_modules {
+    ($($name:ident $path:literal;)*) => {$(
+        pub(crate) mod $name {
+            pub(crate) mod storage {
+                vulkano_shaders::shader! { ty: "compute", path: $path, include: ["include"] }
+            }
+        }
+    )*};
+}
+
 modules! {
     affine "affine.comp";
     attention "attention.comp";
@@ -34,4 +45,10 @@ modules! {
     group_norm "group_norm.comp";
     layer_norm "layer_norm.comp";
     upsample "upsample.comp";
+}
+
+storage_modules! {
+    conv2d_split "conv2d_split.comp";
+    conv2d_tile "conv2d_tile.comp";
+    layer_norm_group "layer_norm_group.comp";
 }

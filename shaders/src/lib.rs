@@ -1,12 +1,14 @@
 //! The GLSL compute shaders of unfog, their SPIR-V, and the table of kernels.
 //!
-//! Each kernel is `<name>.comp` beside this folder. It is compiled twice, for each way of reading ([`Reads`]): to
-//! `spirv/<name>.spv` and `spirv/<name>.texel.spv`. [`KERNELS`] lists them all, with what a host must know to run them; a test
-//! compares that with the modules, so that the two can't drift apart. With the feature `compile`, a kernel's `load` gives the
-//! modules that vulkano-shaders compiled from the GLSL instead.
+//! Each kernel is `<name>.comp` beside this folder. It is compiled to `spirv/<name>.spv`, and, where it suits software drivers, to
+//! `spirv/<name>.texel.spv`, which reads in another way ([`Reads`]). [`KERNELS`] lists them all, with what a host must know to run
+//! them; a test compares that with the modules, so that the two can't drift apart. With the feature `compile`, a kernel's `load` gives
+//! the modules that vulkano-shaders compiled from the GLSL instead, where it can.
 //!
-//! All kernels stay inside the portable floor: 256 invocations a group, no shared memory, 6 buffers, 80 bytes of
-//! push constants, no optional feature, no assumption about subgroups, SPIR-V 1.0.
+//! Kernels stay inside the portable floor: 256 invocations a group, 16 KiB of shared memory, 6 buffers, 80 bytes of push
+//! constants, no optional feature, no assumption about subgroups, SPIR-V 1.0. Every op has one that needs no shared memory either
+//! ([`Asks::Floor`]); convolutions and norms over the channels have others beside it that do ([`Asks::Shared`]), and convolutions one
+//! for devices with matrix units, outside the floor ([`Asks::Matrix`]).
 // The macro that the feature `compile` uses expands to unsafe blocks.
 #![cfg_attr(not(feature = "compile"), forbid(unsafe_code))]
 
@@ -14,6 +16,7 @@
 pub mod compile;
 mod kernels;
 pub mod push;
+pub mod source;
 #[cfg(feature = "spirv")]
 pub mod spirv;
 
@@ -49,6 +52,18 @@ impl Reads {
             Reads::Texel => ".texel",
         }
     }
+}
+
+/// What a kernel asks of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// The portable floor, without shared memory.
+    Floor,
+    /// The portable floor; invocations share memory and wait for one another.
+    Shared,
+    /// Vulkan 1.1 with VK_KHR_cooperative_matrix, the Vulkan memory model, half floats in arithmetic and subgroups of a known size;
+    /// 32 KiB of shared memory.
+    Matrix,
 }
 
 /// What a kernel does with a buffer.

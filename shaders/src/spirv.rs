@@ -3,12 +3,8 @@
 
 use crate::Reads;
 use shaderc::{CompileOptions, Compiler, EnvVersion, ResolvedInclude, ShaderKind, TargetEnv};
-use std::path::{Path, PathBuf};
-
-/// The folder of the shaders in this source tree.
-pub fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+use std::path::Path;
+use std::process::Command;
 
 /// Compiles `<name>.comp` in `folder` for one way of reading, as vulkano-shaders 0.35 does: for Vulkan 1.0, not optimised.
 ///
@@ -32,4 +28,19 @@ pub fn compile(folder: &Path, name: &str, reads: Reads) -> Result<Vec<u32>, Stri
         .compile_into_spirv(&source, ShaderKind::Compute, &format!("{name}.comp"), "main", Some(&options))
         .map_err(|e| e.to_string())?;
     Ok(artifact.as_binary().to_vec())
+}
+
+/// Compiles `<name>.comp` in `folder` to `module` with the Khronos reference compiler, for what shaderc 0.8.3 can't: for Vulkan
+/// 1.1, not optimised. The environment variable GLSLANG names the program, which must be of version 15 or later.
+///
+/// # Errors
+/// That there is none; the compiler's message.
+pub fn compile_with_glslang(folder: &Path, name: &str, module: &Path) -> Result<(), String> {
+    let program = std::env::var_os("GLSLANG").unwrap_or_else(|| "glslangValidator".into());
+    let mut command = Command::new(&program);
+    command.args(["-V", "--target-env", "vulkan1.1", "--quiet", "-Iinclude", "-o"]).arg(module);
+    let run = command.arg(format!("{name}.comp")).current_dir(folder).output();
+    let output = run.map_err(|e| format!("{}: {e}", program.display()))?;
+    let said = [output.stdout, output.stderr].concat();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
 }

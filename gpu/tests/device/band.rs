@@ -81,7 +81,9 @@ fn bands_change_no_bit() {
             Random(u64::from(id.0) + 3).values(shape.len()).into_iter().map(value).collect()
         };
         let inputs: Vec<Vec<f32>> = graph.inputs().map(random).collect();
-        for kernels in [Kernels::Plain, Kernels::Texel] {
+        // Of what has kernels that share memory, those too.
+        let shared = matches!(op, Op::Conv2d(_) | Op::LayerNorm(_)).then_some(Kernels::Tile);
+        for kernels in [Kernels::Plain, Kernels::Texel].into_iter().chain(shared) {
             let options = Options { kernels, ..Options::default() };
             let (whole, one_each) = run(&context, &one, &inputs, &weights, options);
             let error = relative_error(&whole, &reference(&graph, &weights, &inputs));

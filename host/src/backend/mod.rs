@@ -68,7 +68,8 @@ pub enum Precision {
     /// Their values as the model has them: no loss.
     #[default]
     F32,
-    /// Half floats.
+    /// Half floats. With this and what follows, tuning may find a GPU's matrix units to be faster, which round what convolutions and
+    /// linear layers read to half floats, too.
     F16,
     /// 8-bit integers with a scale for each output channel: a quarter of the bytes.
     Int8,
@@ -240,6 +241,10 @@ pub struct Device {
     pub max_binding: u64,
     /// Most invocations of a work group.
     pub max_invocations: u32,
+    /// Most bytes that they share.
+    pub max_shared: u32,
+    /// Sides of the products of its matrix units (pixels, output channels, input channels), where kernels can use them.
+    pub matrix: Option<[u32; 3]>,
 }
 
 /// The Vulkan devices of this machine.

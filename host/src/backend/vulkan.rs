@@ -131,6 +131,8 @@ pub(super) fn devices() -> Result<Vec<Device>> {
         memory: info.memory,
         max_binding: info.max_binding,
         max_invocations: info.max_invocations,
+        max_shared: info.max_shared,
+        matrix: info.matrix.map(|found| [found.m, found.n, found.k]),
     };
     Ok(unfog_gpu::devices().map_err(failed)?.into_iter().map(device).collect())
 }

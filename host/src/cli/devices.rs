@@ -87,7 +87,11 @@ fn text(report: &Report) -> String {
         let _ = writeln!(text, "{}  {} ({})", d.index, d.name, d.kind);
         let _ = writeln!(text, "   driver      {}, Vulkan {}.{}", d.driver, d.api.0, d.api.1);
         let _ = writeln!(text, "   memory      {}, {memory}; {} a binding", bytes(d.memory), bytes(d.max_binding));
-        let _ = writeln!(text, "   work group  {} invocations", d.max_invocations);
+        let shared = bytes(d.max_shared.into());
+        let _ = writeln!(text, "   work group  {} invocations, which share {shared}", d.max_invocations);
+        if let Some([m, n, k]) = d.matrix {
+            let _ = writeln!(text, "   matrices    {m}x{n}x{k}, of half floats (by --tune, below --precision f32)");
+        }
         if let Some(failure) = check_failure {
             let _ = writeln!(text, "   check       FAILED: {failure}");
         }

@@ -1,10 +1,12 @@
 //! `unfog-spirv`: compiles every shader and compares the result, word for word, with the committed module; with
-//! `--write`, writes it instead.
+//! `--write`, writes it instead. Modules that the compiler can't build are held to their GLSL by fingerprints, and written by
+//! another compiler (see [`unfog_shaders::spirv::compile_with_glslang`]) when those are out of date.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use unfog_shaders::spirv::{compile, folder};
-use unfog_shaders::{KERNELS, Reads};
+use unfog_shaders::source::{fingerprints, folder};
+use unfog_shaders::spirv::{compile, compile_with_glslang};
+use unfog_shaders::{Asks, KERNELS, Kernel, Reads};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,8 +20,15 @@ fn main() -> ExitCode {
         }
     };
     let mut failed = false;
-    for (kernel, reads) in KERNELS.iter().flat_map(|kernel| Reads::ALL.map(|reads| (kernel, reads))) {
-        let result = if write { renew(kernel.name, reads) } else { check(kernel.name, reads) };
+    let mut modules = 0;
+    for (kernel, reads) in KERNELS.iter().flat_map(|kernel| ways(kernel).iter().map(move |&reads| (kernel, reads))) {
+        modules += 1;
+        let result = match (kernel.asks, write) {
+            (Asks::Matrix, true) => check_fingerprints(kernel.name).or_else(|_| renew_with_glslang(kernel.name)),
+            (Asks::Matrix, false) => check_fingerprints(kernel.name),
+            (_, true) => renew(kernel.name, reads),
+            (_, false) => check(kernel.name, reads),
+        };
         if let Err(error) = result {
             eprintln!("{}{}: {error}", kernel.name, reads.suffix());
             failed = true;
@@ -28,8 +37,28 @@ fn main() -> ExitCode {
     if failed {
         return ExitCode::FAILURE;
     }
-    println!("{} modules {}", KERNELS.len() * Reads::ALL.len(), if write { "written" } else { "equal their GLSL" });
+    println!("{modules} modules {}", if write { "written" } else { "equal their GLSL" });
     ExitCode::SUCCESS
+}
+
+/// The ways in which a kernel reads, whatever its modules are so far.
+fn ways(kernel: &Kernel) -> &'static [Reads] {
+    if kernel.asks == Asks::Floor { &Reads::ALL } else { &[Reads::Storage] }
+}
+
+fn check_fingerprints(name: &str) -> Result<(), String> {
+    let read = |path: PathBuf| std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()));
+    let there = read(module(name, Reads::Storage).with_extension("hash"))?;
+    let now = fingerprints(&folder(), name, &read(module(name, Reads::Storage))?).map_err(|e| e.to_string())?;
+    if there == now.as_bytes() { Ok(()) } else { Err("the committed module is not that of the GLSL".to_owned()) }
+}
+
+fn renew_with_glslang(name: &str) -> Result<(), String> {
+    let path = module(name, Reads::Storage);
+    compile_with_glslang(&folder(), name, &path)?;
+    let hash = path.with_extension("hash");
+    let written = std::fs::read(&path).and_then(|bytes| std::fs::write(&hash, fingerprints(&folder(), name, &bytes)?));
+    written.map_err(|e| format!("{}: {e}", hash.display()))
 }
 
 fn fresh(name: &str, reads: Reads) -> Result<Vec<u8>, String> {

@@ -1,7 +1,7 @@
 //! The Vulkan devices of this machine, with the Khronos validation layer on.
 
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use unfog_gpu::{Context, DeviceChoice, GpuError, devices};
 
@@ -15,6 +15,16 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// Whether kernels with matrices run here; the log says SKIPPED, once, if not.
+    pub fn matrices(&self) -> bool {
+        static SAID: Once = Once::new();
+        let there = self.context.info().matrix.is_some();
+        if !there {
+            SAID.call_once(|| skipped(&format!("kernels with matrices ({} has no units)", self.context.info().name)));
+        }
+        there
+    }
+
     /// Fails when the validation layer had something to say, whatever it was.
     ///
     /// # Errors

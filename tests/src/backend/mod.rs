@@ -52,8 +52,14 @@ impl Backend {
         // Whatever the device would choose for itself.
         let families = [Kernels::Plain, Kernels::Texel].map(|kernels| Options { kernels, ..Options::default() });
         let halves = families.map(|family| Options { precision: Precision::F16, ..family });
-        let all = [[half, staging], families, halves].concat();
-        let of = |gpu| all.clone().into_iter().map(move |options| Backend::Vulkan { gpu, options });
+        // Weights are widened by what all kernels include: once is enough for each of the further ones.
+        let tile = Options { kernels: Kernels::Tile, ..Options::default() };
+        let all = [&[half, staging, tile][..], &families, &halves].concat();
+        let matrix = Options { kernels: Kernels::Matrix, precision: Precision::F16, ..Options::default() };
+        let of = |gpu: &'static Gpu| {
+            let matrix = gpu.matrices().then_some(matrix);
+            all.clone().into_iter().chain(matrix).map(move |options| Backend::Vulkan { gpu, options })
+        };
         let kernels = [ConvKernel::Direct, ConvKernel::Winograd2, ConvKernel::Winograd4];
         // Weights made at each evaluation, and once.
         let cpu = kernels.into_iter().flat_map(|conv| {
@@ -62,12 +68,17 @@ impl Backend {
         Ok(cpu.chain(gpus()?.iter().flat_map(of)).collect())
     }
 
-    /// This backend with every family of Vulkan's kernels, and weights in `precision` there; as it is where it is another.
+    /// This backend with every family of Vulkan's kernels, and weights in `precision` there; as it is where it is another. Those that
+    /// share memory have run with f32 among the variants.
     pub fn with(&self, precision: Precision) -> Vec<Self> {
         match self {
-            Backend::Vulkan { gpu, options } => [Kernels::Plain, Kernels::Texel]
-                .map(|kernels| Backend::Vulkan { gpu, options: Options { kernels, precision, ..*options } })
-                .into(),
+            Backend::Vulkan { gpu, options } => {
+                let narrow = precision != Precision::F32;
+                let further = [narrow.then_some(Kernels::Tile), (narrow && gpu.matrices()).then_some(Kernels::Matrix)];
+                let families = [Kernels::Plain, Kernels::Texel].into_iter().chain(further.into_iter().flatten());
+                let of = |kernels| Backend::Vulkan { gpu, options: Options { kernels, precision, ..*options } };
+                families.map(of).collect()
+            }
             other => vec![other.clone()],
         }
     }
@@ -93,6 +104,8 @@ impl Backend {
                     Kernels::Auto => "",
                     Kernels::Plain => ", plain",
                     Kernels::Texel => ", texel",
+                    Kernels::Tile => ", tile",
+                    Kernels::Matrix => ", matrix",
                 };
                 format!("vulkan ({}{kernels}{precision}{staging})", gpu.context.info().name)
             }
