@@ -9,9 +9,9 @@
 //!
 //! Norms over the channels go with convolutions: one invocation a pixel (`layer_norm`), or 64 of them (`layer_norm_group`).
 //!
-//! Matrix units take half floats, so `conv2d_matrix` rounds what it reads, values as well as weights, by up to 2^-11. The table
-//! never takes it: it runs by [`Kernels::Matrix`], or where tuning found it faster for weights below f32. Vectors (time embeddings)
-//! stay in f32 there, and so do sums and all other ops.
+//! Matrix units take half floats, so `conv2d_matrix` rounds what it reads, values as well as weights, by up to 2^-11. Neither the
+//! table nor tuning takes it: it runs by [`Kernels::Matrix`] alone until a GPU has run it. Vectors (time embeddings) stay in f32
+//! there, and so do sums and all other ops.
 
 use crate::device::{DeviceInfo, DeviceKind};
 use crate::matrix::Matrix;

@@ -98,14 +98,13 @@ impl Tiling {
     /// The table's, with a choice for `node` in its place if there is one.
     ///
     /// # Errors
-    /// [`GpuError::Choice`] for one that the device can't run, and for matrix units, which round to half floats, where the weights
-    /// are f32.
+    /// [`GpuError::Choice`] for one that the device can't run, and for matrix units, which no choice takes yet.
     pub(crate) fn chosen(self, info: &DeviceInfo, node: &Node, choice: Option<&Choice>) -> Result<Self, GpuError> {
         let Some(choice) = choice else { return Ok(self) };
         let table = Self::new(info, choice.kernels, self.precision);
         let [local, _] = choice.local;
         let chosen = match (choice.kernels, node.op) {
-            (Kernels::Matrix, _) if info.matrix.is_none() || self.precision == Precision::F32 => None,
+            (Kernels::Matrix, _) => None,
             (_, Op::Conv2d(_)) => table.with_tile(choice.local, choice.tile),
             (Kernels::Plain | Kernels::Texel, Op::Attention(_))
                 if choice.local[1] == 1 && local <= info.max_invocations =>

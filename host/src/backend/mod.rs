@@ -68,8 +68,7 @@ pub enum Precision {
     /// Their values as the model has them: no loss.
     #[default]
     F32,
-    /// Half floats. With this and what follows, tuning may find a GPU's matrix units to be faster, which round what convolutions and
-    /// linear layers read to half floats, too.
+    /// Half floats.
     F16,
     /// 8-bit integers with a scale for each output channel: a quarter of the bytes.
     Int8,

@@ -5,10 +5,10 @@ use unfog_core::nn::graph::{GraphError, Input};
 use unfog_core::nn::op::{MAX_INPUTS, MAX_WEIGHTS};
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
 use unfog_core::nn::weights::WeightData;
-use unfog_gpu::{Context, GpuError, Kernels, Options};
+use unfog_gpu::{Context, GpuError, Options};
 
 use super::cases::{Case, all};
-use super::{Checked, LARGEST_ERROR, LARGEST_ERROR_OF_MATRICES, right};
+use super::{Checked, right};
 use crate::backend::{Kind, Narrowed, Precision, Request, vulkan};
 use crate::error::{Error, Result};
 use crate::model::Network;
@@ -19,17 +19,14 @@ struct Way {
     name: &'static str,
     precision: Precision,
     force_staging: bool,
-    kernels: Kernels,
 }
 
-const WAYS: [Way; 6] = [
-    Way { name: "f32", precision: Precision::F32, force_staging: false, kernels: Kernels::Auto },
-    Way { name: "f16 weights", precision: Precision::F16, force_staging: false, kernels: Kernels::Auto },
-    Way { name: "int8 weights", precision: Precision::Int8, force_staging: false, kernels: Kernels::Auto },
-    Way { name: "q4 weights", precision: Precision::Q4, force_staging: false, kernels: Kernels::Auto },
-    Way { name: "staging copies", precision: Precision::F32, force_staging: true, kernels: Kernels::Auto },
-    // What tuning may choose, where there are some.
-    Way { name: "matrix units", precision: Precision::F16, force_staging: false, kernels: Kernels::Matrix },
+const WAYS: [Way; 5] = [
+    Way { name: "f32", precision: Precision::F32, force_staging: false },
+    Way { name: "f16 weights", precision: Precision::F16, force_staging: false },
+    Way { name: "int8 weights", precision: Precision::Int8, force_staging: false },
+    Way { name: "q4 weights", precision: Precision::Q4, force_staging: false },
+    Way { name: "staging copies", precision: Precision::F32, force_staging: true },
 ];
 
 pub(super) fn check(request: &Request, stop: &Stop) -> Result<Vec<Checked>> {
@@ -40,29 +37,18 @@ pub(super) fn check(request: &Request, stop: &Stop) -> Result<Vec<Checked>> {
         let weights: Vec<Vec<f32>> =
             case.weights.iter().flatten().enumerate().map(|(i, w)| case.weight(i, w)).collect();
         let data: Vec<WeightData<'_>> = weights.iter().map(|w| WeightData::F32(w)).collect();
-        for Way { name, precision, force_staging, kernels: family } in WAYS {
+        for Way { name, precision, force_staging } in WAYS {
             stop.check()?;
-            if family == Kernels::Matrix && context.info().matrix.is_none() {
-                continue;
-            }
             // The twin has the same integers.
             let held = Request { kind: Kind::Reference, precision, ..Request::default() };
             let narrowed = Narrowed::new(&held, &network, &data)?;
             let data = narrowed.data(&data);
             let expected = twin(&case, &network, &data)?;
-            let options = Options {
-                precision: vulkan::stored(precision),
-                force_staging,
-                kernels: family,
-                max_images: 1,
-                ..Options::default()
-            };
+            let options =
+                Options { precision: vulkan::stored(precision), force_staging, max_images: 1, ..Options::default() };
             let mut kernels = Vec::new();
             let found = run(&context, &case, &network, &data, options, &mut kernels);
-            let matrices = kernels.iter().any(|kernel: &String| kernel.starts_with("conv2d_matrix"));
-            let largest = if matrices { LARGEST_ERROR_OF_MATRICES } else { LARGEST_ERROR };
-            let found = found.map_err(|e| Error::failure(e.to_string()));
-            let result = found.and_then(|found| right(&found, &expected, largest));
+            let result = found.map_err(|e| Error::failure(e.to_string())).and_then(|found| right(&found, &expected));
             let (error, failure) = match result {
                 Ok(error) => (Some(error), None),
                 Err(e) => (None, Some(e.to_string())),

@@ -16,10 +16,6 @@ use crate::stop::Stop;
 /// The largest relative error (L2) of a right result in f32: what the network's tests hold every backend to.
 pub const LARGEST_ERROR: f64 = 1e-5;
 
-/// The same where kernels with matrices ran: they round what they read to half floats, by up to 2^-11 (see the tests' tolerances).
-#[cfg(feature = "vulkan")]
-const LARGEST_ERROR_OF_MATRICES: f64 = 1e-3;
-
 /// One op with its operands on one device.
 #[derive(Clone, Debug, Serialize)]
 pub struct Checked {
@@ -104,16 +100,16 @@ pub fn network(request: &Request, stop: &Stop) -> Result<f64> {
     };
     let expected = evaluate(&Request { kind: Kind::Reference, ..Request::default() })?;
     let found = evaluate(request)?;
-    right(&found, &expected, LARGEST_ERROR).map_err(|e| e.hint("the driver computes wrongly; use --backend cpu"))
+    right(&found, &expected).map_err(|e| e.hint("the driver computes wrongly; use --backend cpu"))
 }
 
-/// The relative error (L2) of `found`, if it is right: `largest` at most.
-fn right(found: &[f32], expected: &[f32], largest: f64) -> Result<f64> {
+/// The relative error (L2) of `found`, if it is right.
+fn right(found: &[f32], expected: &[f32]) -> Result<f64> {
     let square = |v: f64| v * v;
     let difference: f64 = expected.iter().zip(found).map(|(&e, &f)| square(f64::from(e) - f64::from(f))).sum();
     let size: f64 = expected.iter().map(|&e| square(f64::from(e))).sum();
     let error = (difference / size).sqrt();
-    if expected.len() != found.len() || error.is_nan() || error > largest {
+    if expected.len() != found.len() || error.is_nan() || error > LARGEST_ERROR {
         return Err(Error::failure(format!("the result differs from the reference by {error:.1e} (relative, L2)")));
     }
     Ok(error)
@@ -125,11 +121,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_found() {
-        let right = |found: &[f32]| right(found, &[1.0, 2.0], LARGEST_ERROR);
-        assert!(right(&[1.0, 2.0]).is_ok_and(|error| error == 0.0));
-        assert!(right(&[1.0, 2.001]).is_err());
-        assert!(right(&[1.0]).is_err());
-        assert!(right(&[f32::NAN, 2.0]).is_err());
+        assert!(right(&[1.0, 2.0], &[1.0, 2.0]).is_ok_and(|error| error == 0.0));
+        assert!(right(&[1.0, 2.001], &[1.0, 2.0]).is_err());
+        assert!(right(&[1.0], &[1.0, 2.0]).is_err());
+        assert!(right(&[f32::NAN, 2.0], &[1.0, 2.0]).is_err());
         let case = |failure: Option<&str>| Checked {
             what: "one".into(),
             how: "f32".into(),

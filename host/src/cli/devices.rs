@@ -90,7 +90,7 @@ fn text(report: &Report) -> String {
         let shared = bytes(d.max_shared.into());
         let _ = writeln!(text, "   work group  {} invocations, which share {shared}", d.max_invocations);
         if let Some([m, n, k]) = d.matrix {
-            let _ = writeln!(text, "   matrices    {m}x{n}x{k}, of half floats (by --tune, below --precision f32)");
+            let _ = writeln!(text, "   matrices    {m}x{n}x{k}, of half floats (not used yet)");
         }
         if let Some(failure) = check_failure {
             let _ = writeln!(text, "   check       FAILED: {failure}");
