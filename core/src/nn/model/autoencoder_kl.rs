@@ -8,7 +8,7 @@ use heapless::Vec;
 
 use super::latents::Scaling;
 use super::layers::{Change, Layers, Style, path};
-use super::{ConfigError, MAX_LAYERS, MAX_LEVELS};
+use super::{ConfigError, MAX_LAYERS, MAX_LEVELS, check_numbers, check_size};
 use crate::nn::graph::{Graph, GraphBuilder, Input, TensorId, WeightNames};
 use crate::nn::op::{Act, Conv2d, GroupNorm, Shape};
 
@@ -70,18 +70,11 @@ impl Config {
             ("norm_num_groups", self.norm_num_groups),
         ];
         let of_levels = self.levels.iter().map(|level| ("block_out_channels", level.channels));
-        for (name, number) in numbers.into_iter().chain(of_levels) {
-            if number == 0 || number > 1 << 20 {
-                return Err(ConfigError::Zero(name));
-            }
-        }
+        check_numbers(numbers.into_iter().chain(of_levels))?;
         if self.layers_per_block == 0 || self.layers_per_block > MAX_LAYERS {
             return Err(ConfigError::Zero("layers_per_block"));
         }
-        if !h.is_multiple_of(self.multiple()) || !w.is_multiple_of(self.multiple()) || h == 0 || w == 0 {
-            return Err(ConfigError::Size { multiple: self.multiple() });
-        }
-        Ok(())
+        check_size([h, w], self.multiple())
     }
 }
 

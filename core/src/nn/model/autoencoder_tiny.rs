@@ -7,7 +7,7 @@ use heapless::Vec;
 
 use super::latents::Scaling;
 use super::layers::{Layers, Style, path};
-use super::{ConfigError, MAX_LEVELS};
+use super::{ConfigError, MAX_LEVELS, check_numbers, check_size};
 use crate::nn::graph::{Graph, GraphBuilder, Input, TensorId, WeightNames};
 use crate::nn::op::{Act, Affine, Conv2d, GroupNorm, Op, Shape};
 
@@ -68,19 +68,12 @@ impl Config {
             |name, stages: &[Stage]| stages.iter().map(|s| (name, s.channels)).collect::<Vec<_, MAX_LEVELS>>();
         let encoder = channels("encoder_block_out_channels", &self.encoder);
         let decoder = channels("decoder_block_out_channels", &self.decoder);
-        for (name, number) in numbers.into_iter().chain(encoder).chain(decoder) {
-            if number == 0 || number > 1 << 20 {
-                return Err(ConfigError::Zero(name));
-            }
-        }
+        check_numbers(numbers.into_iter().chain(encoder).chain(decoder))?;
         let most = |stages: &[Stage]| stages.iter().map(|s| s.blocks).max();
         if most(&self.encoder) > Some(1 << 8) || most(&self.decoder) > Some(1 << 8) {
             return Err(ConfigError::Zero("number of blocks"));
         }
-        if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) || h == 0 || w == 0 {
-            return Err(ConfigError::Size { multiple });
-        }
-        Ok(())
+        check_size([h, w], multiple)
     }
 }
 

@@ -4,8 +4,8 @@
 //! `[1, tokens, c]`: each token's state and, where that is asked for, what the pooled output would be if the text ended there.
 //! [`Config::states`] and [`Config::pooled`] take these apart.
 
-use super::ConfigError;
 use super::layers::{Layers, Style, path};
+use super::{ConfigError, check_numbers};
 use crate::math;
 use crate::nn::graph::{Graph, GraphBuilder, Input, TensorId, WeightNames, WeightUse};
 use crate::nn::op::{Act, Attention, Concat, Conv2d, Embedding, GroupNorm, LayerNorm, Op, Shape};
@@ -129,11 +129,7 @@ impl Config {
             ("max_position_embeddings", self.max_position_embeddings),
             ("projection_dim", self.projection_dim.unwrap_or(1)),
         ];
-        for (name, number) in numbers {
-            if number == 0 || number > 1 << 20 {
-                return Err(ConfigError::Zero(name));
-            }
-        }
+        check_numbers(numbers)?;
         if self.vocab_size == 0 || self.vocab_size > 1 << 24 {
             return Err(ConfigError::Zero("vocab_size"));
         }

@@ -67,3 +67,19 @@ impl From<GraphError> for ConfigError {
         ConfigError::Graph(e)
     }
 }
+
+/// Refuses numbers of a config that are 0, or larger than any network has them.
+fn check_numbers(numbers: impl IntoIterator<Item = (&'static str, u32)>) -> Result<(), ConfigError> {
+    match numbers.into_iter().find(|&(_, number)| number == 0 || number > 1 << 20) {
+        Some((name, _)) => Err(ConfigError::Zero(name)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses pictures that are empty or whose sides are no multiples of `multiple`.
+fn check_size([h, w]: [u32; 2], multiple: u32) -> Result<(), ConfigError> {
+    match h.is_multiple_of(multiple) && w.is_multiple_of(multiple) && h > 0 && w > 0 {
+        true => Ok(()),
+        false => Err(ConfigError::Size { multiple }),
+    }
+}

@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use super::layers::{Change, Layers, Style, path};
-use super::{ConfigError, MAX_LAYERS, MAX_LEVELS};
+use super::{ConfigError, MAX_LAYERS, MAX_LEVELS, check_numbers, check_size};
 use crate::nn::graph::{
     Graph, GraphBuilder, GraphError, Input, Projection, TensorId, WeightId, WeightNames, WeightUse,
 };
@@ -160,18 +160,11 @@ impl Config {
             ("attention_head_dim", self.attention_head_dim.unwrap_or(1)),
         ];
         let channels = self.block_out_channels.iter().map(|&c| ("block_out_channels", c));
-        for (name, number) in numbers.into_iter().chain(channels) {
-            if number == 0 || number > 1 << 20 {
-                return Err(ConfigError::Zero(name));
-            }
-        }
+        check_numbers(numbers.into_iter().chain(channels))?;
         if self.layers_per_block == 0 || self.layers_per_block > MAX_LAYERS {
             return Err(ConfigError::Zero("layers_per_block"));
         }
-        if !h.is_multiple_of(self.multiple()) || !w.is_multiple_of(self.multiple()) || h == 0 || w == 0 {
-            return Err(ConfigError::Size { multiple: self.multiple() });
-        }
-        Ok(())
+        check_size([h, w], self.multiple())
     }
 }
 

@@ -13,7 +13,7 @@
 use heapless::Vec;
 
 use super::layers::{Change, Layers, Style, path};
-use super::{ConfigError, MAX_LAYERS, MAX_LEVELS};
+use super::{ConfigError, MAX_LAYERS, MAX_LEVELS, check_numbers, check_size};
 use crate::math;
 use crate::nn::graph::{Graph, GraphBuilder, GraphError, Input, Projection, TensorId, WeightNames, WeightUse};
 use crate::nn::op::{Act, Affine, Attention, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, Op, Shape};
@@ -163,11 +163,7 @@ impl Config {
             .levels
             .iter()
             .flat_map(|level| [("block_out_channels", level.channels), ("attention_head_dim", level.heads)]);
-        for (name, number) in numbers.into_iter().chain(of_levels) {
-            if number == 0 || number > 1 << 20 {
-                return Err(ConfigError::Zero(name));
-            }
-        }
+        check_numbers(numbers.into_iter().chain(of_levels))?;
         for level in &self.levels {
             if level.layers == 0 || level.layers > MAX_LAYERS {
                 return Err(ConfigError::Zero("layers_per_block"));
@@ -182,10 +178,7 @@ impl Config {
                 return Err(ConfigError::Zero(name));
             }
         }
-        if !h.is_multiple_of(self.multiple()) || !w.is_multiple_of(self.multiple()) || h == 0 || w == 0 {
-            return Err(ConfigError::Size { multiple: self.multiple() });
-        }
-        Ok(())
+        check_size([h, w], self.multiple())
     }
 }
 
