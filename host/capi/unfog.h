@@ -93,7 +93,7 @@ void unfog_model_free(struct unfog_model *model);
 // New options, all as the command line has them by default. unfog_options_free frees them.
 struct unfog_options *unfog_options_new(void);
 
-// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu". "out" and
+// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu", "tune" to "1". "out" and
 // "latents-out" are for unfog_sample_to_files alone.
 //
 // # Safety

@@ -151,14 +151,40 @@ pub(crate) fn none(bytes: usize, e: TryReserveError) -> Error {
         .because(e)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+/// A number of bytes above 0: `N`, or with K, M or G that many times 1024, 1024^2 or 1024^3. `None` for anything else.
+pub fn parse(text: &str) -> Option<u64> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text[number.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" | "KIB" => 1024.0,
+        "M" | "MB" | "MIB" => 1024.0 * 1024.0,
+        "G" | "GB" | "GIB" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number.parse::<f64>().ok()? * factor;
+    // Beyond 2^53 not every number is an f64; no device has as much.
+    (1.0..=9e15).contains(&bytes).then_some(bytes as u64)
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn more_than_there_is_is_refused_with_both_numbers() {
         check(1, "a byte").unwrap();
         let message = check(u64::MAX, "all").unwrap_err().to_string();
         assert!(message.starts_with("all need 18446744073710 MB of memory, and this machine has "), "{message}");
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, want) in [("1", 1), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5K", 1536), ("3MiB", 3 << 20)] {
+            assert_eq!(parse(text), Some(want), "{text}");
+        }
+        for text in ["", "M", "0", "-1", "1T", "1e", "nan", "inf", "0.5", "12 M", "1e300"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 }

@@ -181,7 +181,7 @@ pub extern "C" fn unfog_options_new() -> *mut Settings {
     Box::into_raw(Box::new(Settings(Options::default())))
 }
 
-/// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu". "out" and
+/// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu", "tune" to "1". "out" and
 /// "latents-out" are for unfog_sample_to_files alone.
 ///
 /// # Safety

@@ -9,7 +9,7 @@ use unfog::settings::parity;
 use unfog::{Error, Result};
 
 /// The options that can be set.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 29] = [
     "prompt",
     "clip-skip",
     "class",
@@ -32,6 +32,9 @@ const NAMES: [&str; 26] = [
     "device",
     "precision",
     "threads",
+    "vram",
+    "ram",
+    "tune",
     "noise",
     "noise-in",
     "latents-out",
@@ -78,6 +81,9 @@ fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
         "precision" => options.backend.precision = value.parse()?,
         "noise" => options.noise = value.parse()?,
         "threads" => options.backend.threads = Some(number(name, value)?),
+        "vram" => options.backend.vram = Some(bytes(name, value)?),
+        "ram" => options.backend.ram = Some(if value == "0" { 0 } else { bytes(name, value)? }),
+        "tune" => options.backend.tune = switch(name, value)?,
         _ => {
             return Err(
                 Error::usage(format!("there is no option {name:?}")).hint(format!("known: {}", NAMES.join(", ")))
@@ -89,6 +95,20 @@ fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
 
 fn number<T: FromStr>(name: &str, value: &str) -> Result<T> {
     value.parse().map_err(|_| Error::usage(format!("--{name}: {value:?} is no number that this option takes")))
+}
+
+fn bytes(name: &str, value: &str) -> Result<u64> {
+    let unread = || Error::usage(format!("--{name}: {value:?} is no number of bytes")).hint("as in 512M or 1.5G");
+    unfog::memory::parse(value).ok_or_else(unread)
+}
+
+/// What the command line says by naming an option at all: 1, or 0.
+fn switch(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(Error::usage(format!("--{name}: {value:?} is neither 0 nor 1"))),
+    }
 }
 
 fn size(value: &str) -> Result<(u32, u32)> {
@@ -131,6 +151,7 @@ mod tests {
                 "precision" => c"f16",
                 "noise" => c"lattice",
                 "guidance-interval" => c"0.25,0.75",
+                "tune" => c"1",
                 _ => c"7",
             };
             let name = std::ffi::CString::new(name).unwrap();
