@@ -19,3 +19,4 @@ pub mod pack;
 pub mod predict;
 pub mod sampler;
 pub mod schedule;
+pub mod solve;

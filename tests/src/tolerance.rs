@@ -20,6 +20,14 @@ const fn allow(relative: f64, reason: &'static str) -> Tolerance {
     Tolerance { relative, reason }
 }
 
+/// A linear operator of core's `solve` against Pillow, scipy and numpy.
+pub fn operator() -> Tolerance {
+    allow(
+        1e-6,
+        "a picture goes to the operator's basis and back: two orthonormal sums of up to 32 terms, rounded in f32",
+    )
+}
+
 /// A single op in f32 against torch in f64.
 pub fn op(op: &Op, backend: &Backend) -> Tolerance {
     match op {
