@@ -4,3 +4,4 @@ pub mod matrix;
 pub mod operator;
 pub mod svd;
 mod transform;
+pub mod update;
