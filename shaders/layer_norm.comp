@@ -1,7 +1,8 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
-// Layer normalisation: out = (x - mean) / deviation * gamma + beta over the channels of each pixel.
-// Twin: core/src/nn/op/layer_norm.rs. One invocation a pixel.
+// Layer normalisation: out = (x - mean) / deviation * gamma + beta over the channels of each pixel, or of
+// each of its heads; with RMS, the mean is 0.
+// Twin: core/src/nn/op/layer_norm.rs. One invocation a pixel or head.
 
 layout(local_size_x_id = 0) in;
 
@@ -19,8 +20,13 @@ layout(push_constant) uniform Push {
     uint c;
     uint x_image;
     uint out_image;
+    uint has;
     float eps;
 };
+
+const uint HAS_GAMMA = 1;
+const uint HAS_BETA = 2;
+const uint RMS = 4;
 
 #include "invocation.glsl"
 #include "lanes.glsl"
@@ -39,7 +45,7 @@ void main() {
     for (uint i = 0; i < c4; ++i) {
         sum += AT(x, from + i);
     }
-    float about = lanes(sum) / float(c);
+    float about = (has & RMS) != 0 ? 0.0 : lanes(sum) / float(c);
     // What the sum's rounding left of the mean is taken from the deviations (Chan, Golub & LeVeque 1983).
     vec4 rest = vec4(0.0);
     vec4 squares = vec4(0.0);
@@ -48,12 +54,18 @@ void main() {
         rest += d;
         squares += d * d;
     }
-    float left = lanes(rest) / float(c);
+    float left = (has & RMS) != 0 ? 0.0 : lanes(rest) / float(c);
     float mean = about + left;
     float inverse = 1.0 / sqrt(max(lanes(squares) / float(c) - left * left, 0.0) + eps);
     uint to = image_index() * out_image + pixel * c4;
     for (uint i = 0; i < c4; ++i) {
-        vec4 v = (AT(x, from + i) - mean) * inverse * AT(gamma, i) + AT(beta, i);
+        vec4 v = (AT(x, from + i) - mean) * inverse;
+        if ((has & HAS_GAMMA) != 0) {
+            v *= AT(gamma, i);
+        }
+        if ((has & HAS_BETA) != 0) {
+            v += AT(beta, i);
+        }
         result[to + i] = keep(v, i * 4, c);
     }
 }

@@ -1,7 +1,7 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 // Layer normalisation, for GPUs with fast shared memory: out = (x - mean) / deviation * gamma + beta over the channels of each
-// pixel. Twin: core/src/nn/op/layer_norm.rs. layer_norm.comp computes the same with one invocation a pixel.
+// pixel, or of each of its heads; with RMS, the mean is 0. Twin: core/src/nn/op/layer_norm.rs. layer_norm.comp computes the same with one invocation a pixel.
 //
 // The invocations of a row share a pixel: one takes every LANES-th vector of channels, so that neighbours read neighbouring
 // ones. Their partial sums are added up in pairs, always in the same order.
@@ -22,8 +22,13 @@ layout(push_constant) uniform Push {
     uint c;
     uint x_image;
     uint out_image;
+    uint has;
     float eps;
 };
+
+const uint HAS_GAMMA = 1;
+const uint HAS_BETA = 2;
+const uint RMS = 4;
 
 #include "invocation.glsl"
 #include "lanes.glsl"
@@ -65,6 +70,7 @@ void main() {
         sum += AT(x, from + i);
     }
     float about = total(vec2(lanes(sum), 0.0)).x / float(c);
+    about = (has & RMS) != 0 ? 0.0 : about;
     // What the sum's rounding left of the mean is taken from the deviations (Chan, Golub & LeVeque 1983).
     vec4 rest = vec4(0.0);
     vec4 squares = vec4(0.0);
@@ -74,12 +80,18 @@ void main() {
         squares += d * d;
     }
     vec2 second = total(vec2(lanes(rest), lanes(squares))) / float(c);
-    float left = second.x;
+    float left = (has & RMS) != 0 ? 0.0 : second.x;
     float mean = about + left;
     float inverse = 1.0 / sqrt(max(second.y - left * left, 0.0) + eps);
     uint to = image_index() * out_image + pixel * c4;
     for (uint i = lane; i < end; i += gl_WorkGroupSize.x) {
-        vec4 v = (AT(x, from + i) - mean) * inverse * AT(gamma, i) + AT(beta, i);
+        vec4 v = (AT(x, from + i) - mean) * inverse;
+        if ((has & HAS_GAMMA) != 0) {
+            v *= AT(gamma, i);
+        }
+        if ((has & HAS_BETA) != 0) {
+            v += AT(beta, i);
+        }
         result[to + i] = keep(v, i * 4, c);
     }
 }

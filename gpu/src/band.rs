@@ -9,7 +9,7 @@ use crate::error::GpuError;
 use crate::tiling::sides;
 use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 use std::ops::Range;
-use unfog_shaders::push::{self, has};
+use unfog_shaders::push::{self, has, modulate, norm};
 
 /// Bytes of a vector of four floats.
 const VECTOR: u64 = 16;
@@ -73,6 +73,8 @@ fn units(step: &Step) -> Option<u32> {
         "group_norm_stats" => Some(1),
         "group_norm" => read(step, |p: push::GroupNorm| per(p.items, p.c4)),
         "layer_norm" | "layer_norm_group" => read(step, |p: push::LayerNorm| Some(p.items)),
+        "modulate" => read(step, |p: push::Modulate| per(p.items, p.c4)),
+        "unpatchify" => read(step, |p: push::Unpatchify| per(p.items, p.c4 * p.out_w * p.size)),
         "upsample" => read(step, |p: push::Upsample| per(p.items, p.c4 * p.out_w * p.factor)),
         _ => None,
     }
@@ -149,7 +151,19 @@ fn cut(step: &Step, units: Range<u32>) -> Option<Band> {
             // Pixels of a group.
             let pixels = constant(usize::from(step.variant.kernel == "layer_norm_group"))?;
             let groups = u64::from(n.div_ceil(pixels));
-            Some(band(step, bytes_of(&push), groups, vec![each(p.c4), whole.clone(), whole, each(p.c4)]))
+            // What is absent is the input again.
+            let weight = |bit: u32| if p.has & bit != 0 { None } else { each(p.c4) };
+            let takes = vec![each(p.c4), weight(norm::GAMMA), weight(norm::BETA), each(p.c4)];
+            Some(band(step, bytes_of(&push), groups, takes))
+        }),
+        "modulate" => read(step, |p: push::Modulate| {
+            let push = push::Modulate { items: n * p.c4, ..p };
+            let vector = if p.has & (modulate::SCALE | modulate::SHIFT) != 0 { None } else { each(p.c4) };
+            items(bytes_of(&push), push.items, vec![each(p.c4), vector, each(p.c4), each(p.c4)])
+        }),
+        "unpatchify" => read(step, |p: push::Unpatchify| {
+            let push = push::Unpatchify { items: n * p.c4 * p.out_w * p.size, ..p };
+            items(bytes_of(&push), push.items, vec![each(p.in_w * p.in4), each(p.size * p.out_w * p.c4)])
         }),
         "upsample" => read(step, |p: push::Upsample| {
             let push = push::Upsample { items: n * p.c4 * p.out_w * p.factor, ..p };

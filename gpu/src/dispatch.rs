@@ -10,7 +10,7 @@ use unfog_core::nn::graph::{Graph, Node, TensorId, WeightId, WeightUse};
 use unfog_core::nn::op::{Act, Attention, Conv2d, GroupNorm, Op, Shape};
 use unfog_core::nn::plan::Target;
 use unfog_shaders::Reads;
-use unfog_shaders::push::{self, has};
+use unfog_shaders::push::{self, has, modulate, norm};
 
 /// Channels of a pixel are padded to whole vectors.
 pub(crate) const LANES: u32 = 4;
@@ -94,6 +94,11 @@ pub(crate) fn steps(graph: &Graph<'_>, index: usize, tiling: Tiling) -> Result<V
         step.variant.reads = if small { Reads::Texel } else { Reads::Storage };
     }
     Ok(steps)
+}
+
+/// A bit that says that something is there.
+fn flag(present: bool, bit: u32) -> u32 {
+    if present { bit } else { 0 }
 }
 
 struct Site<'a> {
@@ -216,14 +221,49 @@ impl Site<'_> {
                 one(self.step("affine", items, vec![x, divisor.unwrap_or(x), out], bytes_of(&push)))
             }
             Op::LayerNorm(op) => {
-                let pixels = os.pixels() as u32;
-                let push = push::LayerNorm { items: pixels, c4: out4, c: os.c, x_image, out_image, eps: op.eps };
-                let operands = vec![x, self.weight(0)?, self.weight(1)?, out];
-                one(self.layer_norm(pixels, operands, bytes_of(&push)))
+                // Heads are whole vectors: to the kernel they are pixels.
+                let (items, c) = (os.pixels() as u32 * op.heads, os.c / op.heads.max(1));
+                let (gamma, beta) = (self.weight(0), self.weight(1));
+                let has = flag(gamma.is_some(), norm::GAMMA) | flag(beta.is_some(), norm::BETA) | flag(op.rms, norm::RMS);
+                let push = push::LayerNorm { items, c4: c4(c), c, x_image, out_image, has, eps: op.eps };
+                let operands = vec![x, gamma.unwrap_or(x), beta.unwrap_or(x), out];
+                one(self.layer_norm(items, operands, bytes_of(&push)))
             }
             Op::Gate(op) => {
                 let push = push::Gate { items, c4: out4, c: os.c, x_image, out_image, act: op.act as u32 };
                 one(self.step("gate", items, vec![x, out], bytes_of(&push)))
+            }
+            Op::Modulate(op) => {
+                let (vector, residual) = (self.input(1), self.input(2));
+                let push = push::Modulate {
+                    items,
+                    c4: out4,
+                    c: os.c,
+                    x_image,
+                    vector_image: self.stride(1),
+                    residual_image: self.stride(2),
+                    out_image,
+                    has: flag(op.scale.is_some(), modulate::SCALE)
+                        | flag(op.shift.is_some(), modulate::SHIFT)
+                        | flag(residual.is_some(), modulate::RESIDUAL),
+                    factor: op.factor,
+                    scale: op.scale.unwrap_or(0),
+                    shift: op.shift.unwrap_or(0),
+                };
+                let operands = vec![x, vector.unwrap_or(x), residual.unwrap_or(x), out];
+                one(self.step("modulate", items, operands, bytes_of(&push)))
+            }
+            Op::Join(op) => {
+                let (skip, a_items) = (op.first * out4, xs.pixels() as u32 * out4);
+                let (a_image, b_image) = (x_image, self.stride(1));
+                let push = push::Join { items, skip, a_items, a_image, b_image, out_image };
+                one(self.step("join", items, vec![x, self.input(1).unwrap_or(x), out], bytes_of(&push)))
+            }
+            Op::Unpatchify(op) => {
+                let (in4, c) = (c4(xs.c), os.c);
+                let (in_w, out_w, size) = (xs.w, os.w, op.size);
+                let push = push::Unpatchify { items, c4: out4, c, in4, in_w, out_w, size, x_image, out_image };
+                one(self.step("unpatchify", items, vec![x, out], bytes_of(&push)))
             }
         }
     }
@@ -240,7 +280,6 @@ impl Site<'_> {
         let (x, weight) = (self.input(0)?, self.weight(0)?);
         let (out, os, out_image) = self.output();
         let (channel, residual, bias) = (self.input(1), self.input(2), self.weight(1));
-        let flag = |present: bool, bit: u32| if present { bit } else { 0 };
         let push = push::Conv2d {
             in_h: xs.h,
             in_w: xs.w,

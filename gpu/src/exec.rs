@@ -95,7 +95,7 @@ impl<'w> VulkanDenoiser<'w> {
             }
             let weight = |id: WeightId| self.host_weights.get(usize::from(id.0)).map(|w| WeightData::F32(w));
             let mut values = vec![0.0; shape.len() as usize];
-            project::fill(input, t, cond, weight, &mut loaded, &mut values)?;
+            project::fill((input, shape), t, cond, weight, &mut loaded, &mut values)?;
             self.network.set_input(id, slot, &values)?;
         }
         Ok(())

@@ -8,6 +8,7 @@ const uint ACT_GELU = 3;
 const uint ACT_RELU = 4;
 const uint ACT_QUICK_GELU = 5;
 const uint ACT_TANH = 6;
+const uint ACT_GELU_TANH = 7;
 
 // e^x to 1e-7 relative for |x| <= 87, and held there beyond: no infinity. x = n ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts
 // (Cody & Waite 1980); Chebyshev fit of e^r.
@@ -84,6 +85,10 @@ vec4 activate(vec4 x, uint act) {
     }
     if (act == ACT_TANH) {
         return tangent(x);
+    }
+    if (act == ACT_GELU_TANH) {
+        // (1 + tanh(z)) / 2 is 1 / (1 + e^(-2 z)).
+        return x / (1.0 + exponential(-x * (1.5957691 + 0.07135482 * x * x)));
     }
     return x;
 }

@@ -43,7 +43,10 @@ modules! {
     group_norm_partial "group_norm_partial.comp";
     group_norm_stats "group_norm_stats.comp";
     group_norm "group_norm.comp";
+    join "join.comp";
     layer_norm "layer_norm.comp";
+    modulate "modulate.comp";
+    unpatchify "unpatchify.comp";
     upsample "upsample.comp";
 }
 

@@ -106,7 +106,10 @@ kernels! {
         group_norm_stats of group_norm (GroupNormStats):
             [Gamma Read, Beta Read, ScaleShift Read, Scratch Read, Stats Write], [LocalX];
         group_norm of group_norm (GroupNorm): [X Read, Scratch Read, Out Write], [LocalX];
+        join of join (Join): [A Read, B Read, Out Write], [LocalX];
         layer_norm of layer_norm (LayerNorm): [X Read, Gamma Read, Beta Read, Out Write], [LocalX];
+        modulate of modulate (Modulate): [X Read, Vector Read, Residual Read, Out Write], [LocalX];
+        unpatchify of unpatchify (Unpatchify): [X Read, Out Write], [LocalX];
         upsample of upsample (Upsample): [X Read, Out Write], [LocalX];
     }
     Shared {

@@ -66,10 +66,41 @@ push! {
         items: u32, c4: u32, c: u32, x_image: u32, divisor_image: u32, out_image: u32,
         has_divisor: u32, scale: f32, shift: f32, act: u32,
     }
-    /// Of `layer_norm.comp`; `items`: pixels.
-    LayerNorm { items: u32, c4: u32, c: u32, x_image: u32, out_image: u32, eps: f32, }
+    /// Of `layer_norm.comp`; `items`: heads of all pixels; `c`: channels of a head; `has`: see [`norm`].
+    LayerNorm { items: u32, c4: u32, c: u32, x_image: u32, out_image: u32, has: u32, eps: f32, }
     /// Of `gate.comp`.
     Gate { items: u32, c4: u32, c: u32, x_image: u32, out_image: u32, act: u32, }
+    /// Of `modulate.comp`; `scale` and `shift` are in values; `has`: see [`modulate`].
+    Modulate {
+        items: u32, c4: u32, c: u32, x_image: u32, vector_image: u32, residual_image: u32, out_image: u32,
+        has: u32, factor: f32, scale: u32, shift: u32,
+    }
+    /// Of `join.comp`.
+    Join { items: u32, skip: u32, a_items: u32, a_image: u32, b_image: u32, out_image: u32, }
+    /// Of `unpatchify.comp`.
+    Unpatchify {
+        items: u32, c4: u32, c: u32, in4: u32, in_w: u32, out_w: u32, size: u32, x_image: u32, out_image: u32,
+    }
+}
+
+/// Bits of [`LayerNorm::has`].
+pub mod norm {
+    /// Gamma is bound.
+    pub const GAMMA: u32 = 1;
+    /// Beta is bound.
+    pub const BETA: u32 = 2;
+    /// The mean is taken for 0.
+    pub const RMS: u32 = 4;
+}
+
+/// Bits of [`Modulate::has`].
+pub mod modulate {
+    /// There is a scale.
+    pub const SCALE: u32 = 1;
+    /// There is a shift.
+    pub const SHIFT: u32 = 2;
+    /// A residual is bound.
+    pub const RESIDUAL: u32 = 4;
 }
 
 /// Bits of [`Conv2d::has`].

@@ -66,6 +66,7 @@ ACTS = {
     "relu": F.relu,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "tanh": torch.tanh,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 
@@ -172,6 +173,41 @@ class Ops:
         gamma, beta = rand(g, c, std=0.3, mean=1.0), rand(g, c)
         y = F.layer_norm(x.double(), (c,), gamma.double(), beta.double(), eps)
         self.add("layer_norm", dict(eps=eps), [x, None, None], [gamma, beta], y, y.shape)
+
+    def head_norm(self, h, w, heads, dim, rms, gamma=True, beta=False, eps=1e-6, mean=0.0, std=1.0):
+        """Each head apart, the weights shared; without some of them."""
+        g = self.gen
+        x = rand(g, h, w, heads * dim, std=std, mean=mean)
+        weights = [rand(g, dim, std=0.3, mean=1.0) if gamma else None, rand(g, dim) if beta else None]
+        wide, y = [None if v is None else v.double() for v in weights], x.double().reshape(h, w, heads, dim)
+        if rms:
+            y = F.rms_norm(y, (dim,), wide[0], eps) + (wide[1] if beta else 0.0)
+        else:
+            y = F.layer_norm(y, (dim,), *wide, eps)
+        y = y.reshape(h, w, heads * dim)
+        params = dict(eps=eps) | (dict(heads=heads) if heads > 1 else {}) | (dict(rms=True) if rms else {})
+        self.add("layer_norm", params, [x, None, None], weights, y, y.shape)
+
+    def modulate(self, h, w, c, n=None, scale=None, shift=None, factor=1.0, residual=False):
+        g = self.gen
+        x = rand(g, h, w, c)
+        v = rand(g, n) if n else None
+        r = rand(g, h, w, c) if residual else None
+        part = lambda first: 0.0 if first is None else v.double()[first:first + c]
+        y = x.double() * (factor + part(scale)) + part(shift) + (r.double() if residual else 0.0)
+        params = dict(factor=factor) | {k: s for k, s in (("scale", scale), ("shift", shift)) if s is not None}
+        self.add("modulate", params, [x, None if v is None else v.view(1, 1, -1), r], [], y, y.shape)
+
+    def join(self, a, b, c, first, h, w):
+        x, y = rand(self.gen, *a, c), rand(self.gen, *b, c) if b else None
+        rows = torch.cat([t.reshape(-1, c) for t in (x, y) if t is not None])
+        out = rows[first:first + h * w].reshape(h, w, c)
+        self.add("join", dict(first=first, h=h, w=w), [x, y, None], [], out, out.shape)
+
+    def unpatchify(self, h, w, c, size):
+        x = rand(self.gen, h, w, size * size * c)
+        out = torch.einsum("hwpqc->hpwqc", x.reshape(h, w, size, size, c)).reshape(h * size, w * size, c)
+        self.add("unpatchify", dict(size=size), [x, None, None], [], out, out.shape)
 
     def gate(self, h, w, c, act, std=1.0):
         x = rand(self.gen, h, w, 2 * c, std=std)
@@ -296,6 +332,33 @@ def make_ops(to):
         ops.affine(3, 5, 6, 0.5, -0.25, act=act)
     ops.affine(4, 4, 32, 1 / 3, 0.0, act="tanh", std=8.0)
     ops.affine(4, 4, 5, 0.125, 0.0, act="tanh", std=0.5)
+    # What transformers over patches need.
+    ops.conv2d(5, 6, 9, 7, kernel=(3, 3), pad=(1, 1, 1, 1), channel=True, residual=True, act="gelu_tanh")
+    ops.conv2d(1, 7, 24, 30, act="gelu_tanh")
+    ops.conv2d(5, 4, 3, 4, act="gelu_tanh", std=100.0)
+    ops.conv2d(8, 6, 4, 10, kernel=(2, 2), stride=2, residual=True)
+    ops.group_norm(5, 7, 12, 3, act="gelu_tanh")
+    ops.gate(3, 5, 7, "gelu_tanh")
+    ops.affine(3, 5, 6, 0.5, -0.25, act="gelu_tanh")
+    for heads, dim, rms, gamma, beta in ((1, 6, False, False, False), (1, 127, True, True, False), (3, 8, True, True, False),
+                                         (2, 4, False, True, True), (5, 12, True, False, False), (6, 64, True, True, True)):
+        ops.head_norm(3, 5, heads, dim, rms, gamma, beta)
+    ops.head_norm(1, 77, 2, 16, True, mean=100.0)
+    ops.modulate(5, 7, 6, n=36, scale=6, shift=0)
+    ops.modulate(5, 7, 6, n=36, scale=12, factor=0.0, residual=True)
+    ops.modulate(1, 77, 7, n=42, scale=35, shift=28)
+    ops.modulate(3, 3, 5, n=10, scale=0, shift=5, residual=True)
+    ops.modulate(24, 23, 8, n=24, shift=16)
+    ops.modulate(1, 1, 127, n=254, scale=127, shift=0)
+    ops.modulate(3, 4, 9, residual=True)
+    ops.modulate(3, 4, 12, residual=True, factor=-0.5)
+    ops.join((5, 7), (1, 3), 6, 0, 1, 38)
+    ops.join((2, 3), (4, 5), 7, 4, 2, 5)
+    ops.join((2, 3), (4, 5), 8, 9, 3, 4)
+    ops.join((1, 81), None, 12, 80, 1, 1)
+    ops.join((3, 4), None, 5, 0, 2, 6)
+    for h, w, c, size in ((3, 5, 4, 2), (2, 3, 3, 2), (4, 1, 16, 2), (1, 1, 5, 3), (3, 2, 7, 1), (12, 13, 8, 4)):
+        ops.unpatchify(h, w, c, size)
     save_file(ops.tensors, to / "ops.safetensors", {"cases": json.dumps(ops.cases)})
     print(f"ops: {len(ops.cases)} cases")
 

@@ -9,6 +9,7 @@ pub mod golden;
 pub mod net;
 pub mod ops;
 pub mod picture;
+pub mod pipeline;
 pub mod run;
 pub mod tolerance;
 

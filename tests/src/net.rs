@@ -35,9 +35,21 @@ impl Net {
     ///
     /// # Errors
     /// Those of the loader.
-    pub fn sized(model: Model, (h, w): (u32, u32)) -> TestResult<Self> {
+    pub fn sized(model: Model, size: (u32, u32)) -> TestResult<Self> {
+        Self::of_tokens(model, size, None)
+    }
+
+    /// The same for prompts of so many tokens, where that is said.
+    ///
+    /// # Errors
+    /// Those of the loader.
+    pub fn of_tokens(model: Model, (h, w): (u32, u32), tokens: Option<u32>) -> TestResult<Self> {
+        let network = match tokens {
+            Some(tokens) => model.network_for(h, w, tokens),
+            None => model.network(h, w),
+        };
         // Tests are over soon; until then, borrowed networks keep them simple.
-        let network: &'static _ = Box::leak(Box::new(model.network(h, w).map_err(|e| e.report())?));
+        let network: &'static _ = Box::leak(Box::new(network.map_err(|e| e.report())?));
         let weights = model.weights(network).map_err(|e| e.report())?;
         let weights: &'static _ = Box::leak(Box::new(weights));
         let shape = [model.channels()[0], h, w].map(|n| n as usize);

@@ -5,8 +5,8 @@ use unfog_core::nn::graph::{
     EMPTY_NODE, EMPTY_TENSOR, EMPTY_WEIGHT, Graph, GraphBuilder, Input, TensorId, Weight, WeightUse,
 };
 use unfog_core::nn::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
-    Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, Join, LayerNorm, MAX_INPUTS,
+    MAX_WEIGHTS, Modulate, Op, Shape, Unpatchify, Upsample,
 };
 use unfog_core::nn::quant::{Q4, q4_lens, takes_q4};
 use unfog_core::nn::weights::WeightData;
@@ -243,7 +243,7 @@ fn op(case: &Value) -> TestResult<Op> {
     let int = |key: &str| number(&p[key]);
     let real = |key: &str| p[key].as_f64().map(|v| v as f32).ok_or_else(|| format!("{case}: no {key}"));
     let act = || -> Result<Act, String> {
-        let names = ["none", "silu", "mish", "gelu", "relu", "quick_gelu", "tanh"];
+        let names = ["none", "silu", "mish", "gelu", "relu", "quick_gelu", "tanh", "gelu_tanh"];
         let found = names.into_iter().zip(Act::ALL).find(|(name, _)| p["act"] == *name);
         found.map(|(_, act)| act).ok_or_else(|| format!("{case}: unknown activation"))
     };
@@ -271,8 +271,17 @@ fn op(case: &Value) -> TestResult<Op> {
             let (scale, shift) = (real("scale")?, real("shift")?);
             Op::Affine(Affine { scale, shift, act: if p["act"].is_null() { Act::None } else { act()? } })
         }
-        Some("layer_norm") => Op::LayerNorm(LayerNorm { eps: real("eps")? }),
+        Some("layer_norm") => {
+            let heads = if p["heads"].is_null() { 1 } else { int("heads")? };
+            Op::LayerNorm(LayerNorm { eps: real("eps")?, heads, rms: p["rms"] == true })
+        }
         Some("gate") => Op::Gate(Gate { act: act()? }),
+        Some("modulate") => {
+            let start = |key: &str| if p[key].is_null() { Ok(None) } else { int(key).map(Some) };
+            Op::Modulate(Modulate { factor: real("factor")?, scale: start("scale")?, shift: start("shift")? })
+        }
+        Some("join") => Op::Join(Join { first: int("first")?, h: int("h")?, w: int("w")? }),
+        Some("unpatchify") => Op::Unpatchify(Unpatchify { size: int("size")? }),
         _ => return Err(format!("{case}: unknown op").into()),
     })
 }

@@ -2,10 +2,10 @@
 //! [`crate::pack::ABI`], unless words that were 0 get a meaning: then older packs mean what they meant, and older readers refuse newer
 //! packs.
 
-use super::graph::{Input, Node, Projection, Tensor, TensorId, WeightId, WeightUse};
+use super::graph::{Grid, Input, Node, Projection, Tensor, TensorId, WeightId, WeightUse};
 use super::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
-    Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, Join, LayerNorm, MAX_INPUTS,
+    MAX_WEIGHTS, Modulate, Op, Shape, Unpatchify, Upsample,
 };
 
 /// Words of a node: the op, its inputs and weights, its parameters from word 6 on, and in word 18 its result.
@@ -26,6 +26,8 @@ pub fn encode_tensor(tensor: Tensor, node: u32) -> [u32; TENSOR] {
         Some(Input::Time(p)) => (2, encode_projection(p)),
         Some(Input::Class(p)) => (3, encode_projection(p)),
         Some(Input::Embedding) => (4, [0; 4]),
+        Some(Input::Grid(Grid::Index { first, stride })) => (5, [0, first, stride, 0]),
+        Some(Input::Grid(Grid::Waves { base })) => (5, [1, base, 0, 0]),
     };
     let [p0, p1, p2, p3] = projection;
     [h, w, c, kind, p0, p1, p2, p3, 0, 0, 0, 0]
@@ -57,6 +59,8 @@ pub fn decode_tensor(words: &[u32; TENSOR]) -> Option<(Tensor, Option<u32>)> {
         2 => Some(Input::Time(projection()?)),
         3 => Some(Input::Class(projection()?)),
         4 => Some(Input::Embedding),
+        5 if p0 == 0 => Some(Input::Grid(Grid::Index { first: p1, stride: p2 })),
+        5 => Some(Input::Grid(Grid::Waves { base: p1 })),
         _ => return None,
     };
     let tensor = Tensor { shape: Shape::new(h, w, c), input };
@@ -106,13 +110,26 @@ pub fn encode_node(node: &Node) -> [u32; NODE] {
             put(0, &[7]);
             put(6, &[scale.to_bits(), shift.to_bits(), act as u32]);
         }
-        Op::LayerNorm(LayerNorm { eps }) => {
+        Op::LayerNorm(LayerNorm { eps, heads, rms }) => {
             put(0, &[8]);
-            put(6, &[eps.to_bits()]);
+            // Older packs have one head, and no word for it.
+            put(6, &[eps.to_bits(), heads.wrapping_sub(1), u32::from(rms)]);
         }
         Op::Gate(Gate { act }) => {
             put(0, &[9]);
             put(6, &[act as u32]);
+        }
+        Op::Modulate(Modulate { factor, scale, shift }) => {
+            put(0, &[10]);
+            put(6, &[factor.to_bits(), scale.unwrap_or(NONE), shift.unwrap_or(NONE)]);
+        }
+        Op::Join(Join { first, h, w }) => {
+            put(0, &[11]);
+            put(6, &[first, h, w]);
+        }
+        Op::Unpatchify(Unpatchify { size }) => {
+            put(0, &[12]);
+            put(6, &[size]);
         }
     }
     words
@@ -139,8 +156,11 @@ pub fn decode_node(words: &[u32; NODE]) -> Option<Node> {
         5 => Op::Concat(Concat),
         6 => Op::Embedding(Embedding { count: p0, dim: p1 }),
         7 => Op::Affine(Affine { scale: f32::from_bits(p0), shift: f32::from_bits(p1), act: act(p2)? }),
-        8 => Op::LayerNorm(LayerNorm { eps: f32::from_bits(p0) }),
+        8 => Op::LayerNorm(LayerNorm { eps: f32::from_bits(p0), heads: p1.wrapping_add(1), rms: p2 != 0 }),
         9 => Op::Gate(Gate { act: act(p0)? }),
+        10 => Op::Modulate(Modulate { factor: f32::from_bits(p0), scale: start(p1), shift: start(p2) }),
+        11 => Op::Join(Join { first: p0, h: p1, w: p2 }),
+        12 => Op::Unpatchify(Unpatchify { size: p0 }),
         _ => return None,
     };
     let inputs: [_; MAX_INPUTS] = [id(a)?.map(TensorId), id(b)?.map(TensorId), id(c)?.map(TensorId)];
@@ -153,6 +173,11 @@ pub fn decode_node(words: &[u32; NODE]) -> Option<Node> {
 /// An operand: absent, an id, or (the outer `None`) neither.
 fn id(word: u32) -> Option<Option<u16>> {
     if word == NONE { Some(None) } else { u16::try_from(word).ok().map(Some) }
+}
+
+/// Where a part of a vector starts, if it is taken.
+fn start(word: u32) -> Option<u32> {
+    Some(word).filter(|&word| word != NONE)
 }
 
 fn act(word: u32) -> Option<Act> {

@@ -19,6 +19,7 @@ pub fn node_flops(graph: &Graph<'_>, node: &Node) -> u64 {
         Op::GroupNorm(_) | Op::LayerNorm(_) => out.len().saturating_mul(8),
         Op::AvgPool(_) => input(0).len(),
         Op::Upsample(_) | Op::Concat(_) | Op::Embedding(_) | Op::Affine(_) | Op::Gate(_) => out.len(),
+        Op::Modulate(_) | Op::Join(_) | Op::Unpatchify(_) => out.len(),
     }
 }
 

@@ -107,8 +107,11 @@ impl<'a> Exec<'a> {
             Op::Concat(op) => op.run(input(0)?, shape(0)?.c, input(1)?, shape(1)?.c, out),
             Op::Embedding(op) => op.run(input(0)?, weight(0)?, weight(1), out),
             Op::Affine(op) => op.run(input(0)?, option(1)?, out),
-            Op::LayerNorm(op) => op.run(input(0)?, [weight(0)?, weight(1)?], out),
+            Op::LayerNorm(op) => op.run(input(0)?, os.c / op.heads.max(1), [weight(0), weight(1)], out),
             Op::Gate(op) => op.run(input(0)?, os.c, out),
+            Op::Modulate(op) => op.run(input(0)?, option(1)?, option(2)?, os.c, out),
+            Op::Join(op) => op.run(input(0)?, option(1)?, os.c, out),
+            Op::Unpatchify(op) => op.run(input(0)?, shape(0)?, out, os),
         }
         Some(())
     }

@@ -52,6 +52,25 @@ impl Projection {
     }
 }
 
+/// What a network is told of the places of pixels: the same for all images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// One value a pixel: the row of a table of `stride` columns that begins at row `first`; in row `y` and column `x`,
+    /// `first + y * stride + x`.
+    Index {
+        /// That of the first pixel.
+        first: u32,
+        /// Rows of the table from a row of pixels to the next.
+        stride: u32,
+    },
+    /// Sines and cosines of the column in the first half of the channels, of the row in the second, at frequencies from 1 to 1/10000
+    /// (Dosovitskiy et al. 2021, as diffusers' `PatchEmbed` has them). Each side is as long as `base`, whatever its number of pixels.
+    Waves {
+        /// Pixels of a side that the network was trained on.
+        base: u32,
+    },
+}
+
 /// Where a tensor comes from that no node makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -64,6 +83,8 @@ pub enum Input {
     /// Values of the condition that was loaded. Several such inputs take its values one after the other, in the order in which
     /// they were declared.
     Embedding,
+    /// The places of its pixels.
+    Grid(Grid),
 }
 
 impl Input {

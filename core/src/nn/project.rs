@@ -1,7 +1,8 @@
 //! Numbers (the model time, a class label) as the features that a network is given. Done on the host for every backend:
 //! device sines are too coarse (2^-11), and arguments reach 1000 radians.
 
-use super::graph::{Input, Interface, Projection, WeightId};
+use super::graph::{Grid, Input, Interface, Projection, WeightId};
+use super::op::Shape;
 use super::weights::WeightData;
 use crate::denoise::Cond;
 use crate::math::wide;
@@ -100,13 +101,58 @@ pub fn loaded<'e>(
     }
 }
 
-/// Fills one of a network's inputs other than the image: with the features of time `t` or of condition `cond`, or with the
-/// first of `loaded`, which is left with the others. Inputs are filled in the graph's order. `weight` finds the graph's weights.
+/// Writes what a network is told of its pixels' places: a tensor of `shape`.
+///
+/// # Errors
+/// [`InputError::Length`] for a tensor of another length.
+pub fn grid(grid: Grid, shape: Shape, out: &mut [f32]) -> Result<(), InputError> {
+    let [w, c] = [shape.w, shape.c].map(|n| n as usize);
+    if out.len() as u64 != shape.len() || out.is_empty() {
+        return Err(InputError::Length);
+    }
+    let base = match grid {
+        Grid::Waves { base } => base,
+        Grid::Index { first, stride } => {
+            for (p, pixel) in out.chunks_exact_mut(c).enumerate() {
+                let row = u64::from(first) + (p / w) as u64 * u64::from(stride) + (p % w) as u64;
+                pixel.fill(row as f32);
+            }
+            return Ok(());
+        }
+    };
+    // A quarter of the channels each: sines and cosines of the column, then of the row.
+    let quarter = c / 4;
+    let place = |i: usize, side: u32| i as f32 / (side as f32 / base as f32);
+    for y in 0..shape.h as usize {
+        for x in 0..w {
+            let start = (y * w + x) * c;
+            for (first, i, other, side, from) in
+                [(0, x, y, shape.w, x * c), (2 * quarter, y, x, shape.h, y * w * c)]
+            {
+                if other > 0 {
+                    // As in the first row, or in the first column.
+                    out.copy_within(from + first..from + first + 2 * quarter, start + first);
+                    continue;
+                }
+                for j in 0..quarter {
+                    let exponent = -core::f64::consts::LN_10 * 4.0 * j as f64 / quarter as f64;
+                    let angle = f64::from(place(i, side)) * wide::exp(exponent);
+                    out[start + first + j] = wide::sin(angle) as f32;
+                    out[start + first + quarter + j] = wide::cos(angle) as f32;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills one of a network's inputs other than the image, a tensor of `shape`: with the features of time `t` or of condition `cond`, or
+/// with the first of `loaded`, which is left with the others. Inputs are filled in the graph's order. `weight` finds the graph's weights.
 ///
 /// # Errors
 /// [`InputError`].
 pub fn fill<'w>(
-    input: Input,
+    (input, shape): (Input, Shape),
     t: f32,
     cond: Cond,
     weight: impl FnOnce(WeightId) -> Option<WeightData<'w>>,
@@ -122,6 +168,7 @@ pub fn fill<'w>(
         (Input::Class(Projection::Index { count }), Cond::Class(_)) => Err(InputError::OutOfRange(count)),
         (Input::Class(_), Cond::Class(_)) => Err(InputError::OutOfRange(1 << 24)),
         (Input::Class(_), _) => Err(InputError::NoClass),
+        (Input::Grid(places), _) => grid(places, shape, out),
         (Input::Embedding, _) => {
             let (part, rest) = loaded.split_at_checked(out.len()).ok_or(InputError::Length)?;
             out.copy_from_slice(part);
@@ -180,6 +227,22 @@ mod tests {
         let mut out = [0.0; 2];
         project(projection, core::f32::consts::E, weights, &mut out).unwrap();
         assert!(out[0].abs() < 1e-6 && (out[1] + 1.0).abs() < 1e-6, "sin and cos of pi: {out:?}");
+    }
+
+    #[test]
+    fn grids_name_rows_and_columns() {
+        let mut rows = [0.0; 6];
+        grid(Grid::Index { first: 7, stride: 10 }, Shape::new(2, 3, 1), &mut rows).unwrap();
+        assert_eq!(rows, [7.0, 8.0, 9.0, 17.0, 18.0, 19.0]);
+        assert_eq!(grid(Grid::Waves { base: 2 }, Shape::new(2, 3, 1), &mut [0.0; 5]), Err(InputError::Length));
+        // Eight channels: two frequencies, 1 and 1/100. Three columns are as wide as two.
+        let mut waves = [9.0; 48];
+        grid(Grid::Waves { base: 2 }, Shape::new(2, 3, 8), &mut waves).unwrap();
+        for (p, pixel) in waves.chunks_exact(8).enumerate() {
+            let (x, y) = ((p % 3) as f32 / 1.5, (p / 3) as f32);
+            let want = [x, y].map(|v| [v.sin(), (v / 100.0).sin(), v.cos(), (v / 100.0).cos()]);
+            assert!(pixel.iter().zip(want.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-6), "{p}: {pixel:?} {want:?}");
+        }
     }
 
     #[test]

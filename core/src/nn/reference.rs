@@ -71,7 +71,7 @@ impl<'a> Reference<'a> {
                 interleave(x, shape, shape.c as usize, space);
                 continue;
             }
-            project::fill(input, t, cond, |id| program.weight(id), &mut loaded, space)
+            project::fill((input, shape), t, cond, |id| program.weight(id), &mut loaded, space)
                 .map_err(ReferenceError::Input)?;
         }
         self.next = 0;

@@ -3,7 +3,8 @@
 use crate::common::{One, Random, context, reference, relative_error};
 use unfog_core::nn::graph::WeightUse::{self, Kernel, Table, Vector};
 use unfog_core::nn::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, Modulate, Op, Shape,
+    Unpatchify, Upsample,
 };
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Context, GpuError, Kernels, Network, Options};
@@ -44,7 +45,19 @@ fn cases() -> Vec<Case> {
         (Op::Concat(Concat), vec![picture(61, 17, 12), picture(61, 17, 10)], vec![]),
         (Op::Affine(Affine { act: Act::Silu, ..Affine::new(0.5, 0.1) }), vec![picture(61, 33, 10), None], vec![]),
         (Op::Affine(Affine::new(0.5, 3.0)), vec![picture(61, 33, 10), Some(Shape::vector(1))], vec![]),
-        (Op::LayerNorm(LayerNorm { eps: 1e-5 }), vec![picture(61, 33, 10)], vec![vector(10), vector(10)]),
+        (Op::LayerNorm(LayerNorm::new(1e-5)), vec![picture(61, 33, 10)], vec![vector(10), vector(10)]),
+        (
+            Op::LayerNorm(LayerNorm { heads: 2, rms: true, ..LayerNorm::new(1e-5) }),
+            vec![picture(61, 33, 16)],
+            vec![vector(8)],
+        ),
+        (
+            Op::Modulate(Modulate { factor: 1.0, scale: Some(10), shift: Some(0) }),
+            vec![picture(61, 33, 10), Some(Shape::vector(20)), picture(61, 33, 10)],
+            vec![],
+        ),
+        (Op::Modulate(Modulate::SUM), vec![picture(61, 33, 10), None, picture(61, 33, 10)], vec![]),
+        (Op::Unpatchify(Unpatchify { size: 2 }), vec![picture(61, 16, 48)], vec![]),
         (Op::Gate(Gate { act: Act::Gelu }), vec![picture(61, 33, 20)], vec![]),
         (Op::Embedding(Embedding { count: 5, dim: 12 }), vec![picture(1, 2000, 1)], vec![Some(([5, 12, 1, 1], Table))]),
     ]

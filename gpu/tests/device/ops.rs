@@ -4,7 +4,8 @@
 use crate::common::{One, Random, context, reference, relative_error};
 use unfog_core::nn::graph::WeightUse::{Kernel, Table, Vector};
 use unfog_core::nn::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, Join, LayerNorm, Modulate, Op, Shape,
+    Unpatchify, Upsample,
 };
 use unfog_core::nn::weights::WeightData;
 use unfog_gpu::{Context, Kernels, Network, Options};
@@ -87,10 +88,26 @@ fn cases() -> Vec<One> {
     cases.push(One::new(affine, &[Some(shape(1, 3, 7)), Some(Shape::vector(1))], &[]));
     for x in [shape(5, 7, 6), shape(1, 1, 1), shape(3, 4, 320), shape(3, 3, 257)] {
         let vector = Some(([x.c, 1, 1, 1], Vector));
-        cases.push(One::new(Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[Some(x)], &[vector, vector]));
+        cases.push(One::new(Op::LayerNorm(LayerNorm::new(1e-5)), &[Some(x)], &[vector, vector]));
     }
     for x in [shape(5, 7, 6), shape(1, 1, 2), shape(3, 4, 16), shape(2, 3, 14)] {
         cases.push(One::new(Op::Gate(Gate { act: Act::Gelu }), &[Some(x)], &[]));
+    }
+    let heads = LayerNorm { heads: 3, rms: true, ..LayerNorm::new(1e-5) };
+    cases.push(One::new(Op::LayerNorm(heads), &[Some(shape(5, 7, 36))], &[Some(([12, 1, 1, 1], Vector))]));
+    cases.push(One::new(Op::LayerNorm(LayerNorm::new(1e-5)), &[Some(shape(5, 7, 13))], &[]));
+    for (scale, shift, residual) in [(Some(4), Some(1), true), (Some(7), None, false), (None, Some(0), true)] {
+        let op = Op::Modulate(Modulate { factor: 0.5, scale, shift });
+        let (x, vector) = (Some(shape(5, 7, 6)), Some(Shape::vector(13)));
+        cases.push(One::new(op, &[x, vector, x.filter(|_| residual)], &[]));
+    }
+    cases.push(One::new(Op::Modulate(Modulate::SUM), &[Some(shape(5, 7, 6)), None, Some(shape(5, 7, 6))], &[]));
+    for first in [0, 3, 12] {
+        let join = Op::Join(Join { first, h: 2, w: 4 });
+        cases.push(One::new(join, &[Some(shape(3, 4, 6)), Some(shape(1, 9, 6))], &[]));
+    }
+    for c in [4, 3] {
+        cases.push(One::new(Op::Unpatchify(Unpatchify { size: 2 }), &[Some(shape(3, 5, 4 * c))], &[]));
     }
     cases
 }

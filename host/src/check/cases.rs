@@ -2,8 +2,8 @@
 
 use unfog_core::nn::graph::{Weight, WeightUse};
 use unfog_core::nn::op::{
-    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, MAX_INPUTS, MAX_WEIGHTS,
-    Op, Shape, Upsample,
+    Act, Affine, Attention, AvgPool, Concat, Conv2d, Embedding, Gate, GroupNorm, Join, LayerNorm, MAX_INPUTS,
+    MAX_WEIGHTS, Modulate, Op, Shape, Unpatchify, Upsample,
 };
 
 /// One op with the shapes of its operands.
@@ -129,7 +129,7 @@ fn normalisations() -> Vec<Case> {
     cases.push(norm(Shape::new(4, 4, 320), 32, Act::Silu, false));
     for shape in [Shape::new(8, 8, 320), Shape::new(1, 77, 30), Shape::new(2, 2, 1280)] {
         let vector = ([shape.c, 1, 1, 1], WeightUse::Vector);
-        cases.push(Case::new(Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[shape]).weigh(&[vector, vector]));
+        cases.push(Case::new(Op::LayerNorm(LayerNorm::new(1e-5)), &[shape]).weigh(&[vector, vector]));
     }
     cases
 }
@@ -176,6 +176,18 @@ pub(super) fn all() -> Vec<Case> {
         let affine = Op::Affine(Affine::new(0.75, -0.5));
         cases.push(Case::new(affine, &[x]));
         cases.push(Case::new(affine, &[x, Shape::vector(1)]));
+        let modulate = Op::Modulate(Modulate { factor: 1.0, scale: Some(c), shift: Some(0) });
+        cases.push(Case::new(modulate, &[x, Shape::vector(6 * c)]));
+        let gate = Op::Modulate(Modulate { factor: 0.0, scale: Some(2 * c), shift: None });
+        cases.push(Case::new(gate, &[x, Shape::vector(6 * c), x]));
+        cases.push(Case::new(Op::Join(Join { first: 5, h: 1, w: 50 }), &[x, Shape::new(1, 9, c)]));
+        cases.push(Case::new(Op::Unpatchify(Unpatchify { size: 2 }), &[Shape::new(8, 6, 4 * c)]));
+    }
+    for (rms, heads) in [(false, 1), (true, 1), (true, 4)] {
+        let op = Op::LayerNorm(LayerNorm { heads, rms, ..LayerNorm::new(1e-6) });
+        let gamma = ([96 / heads, 1, 1, 1], WeightUse::Vector);
+        cases.push(Case::new(op, &[Shape::new(4, 5, 96)]));
+        cases.push(Case::new(op, &[Shape::new(4, 5, 96)]).weigh(&[gamma]));
     }
     for act in Act::ALL {
         cases.push(Case::new(Op::Affine(Affine { act, ..Affine::new(1.5, 0.25) }), &[Shape::new(5, 3, 26)]));

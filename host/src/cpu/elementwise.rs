@@ -1,7 +1,7 @@
 //! Elementwise work, written so that the compiler turns the loops into vector code for the processor at hand.
 
 use pulp::Arch;
-use unfog_core::nn::op::Act;
+use unfog_core::nn::op::{Act, GELU_TANH, Modulate};
 
 /// `e^x` to within 2 ulp for finite results, without branches (Cephes' `expf`, S. Moshier; the same steps for every
 /// value, so that it vectorises). Below -87.3 the result is the smallest normal number, not a subnormal; above 88.7, infinity.
@@ -35,6 +35,7 @@ pub(super) fn activate(act: Act, x: f32) -> f32 {
         Act::Silu => x / (1.0 + exp(-x)),
         Act::Gelu => gelu(x),
         Act::QuickGelu => x / (1.0 + exp(-1.702 * x)),
+        Act::GeluTanh => x / (1.0 + exp(-x * (GELU_TANH[0] + GELU_TANH[1] * x * x))),
         act => act.apply(x),
     }
 }
@@ -68,6 +69,10 @@ fn apply(arch: Arch, act: Act, values: &mut [f32]) {
         Act::QuickGelu => arch.dispatch(
             #[inline(always)]
             || values.iter_mut().for_each(|v| *v = activate(Act::QuickGelu, *v)),
+        ),
+        Act::GeluTanh => arch.dispatch(
+            #[inline(always)]
+            || values.iter_mut().for_each(|v| *v = activate(Act::GeluTanh, *v)),
         ),
         act => values.iter_mut().for_each(|v| *v = activate(act, *v)),
     }
@@ -108,8 +113,14 @@ pub(super) fn normalise(arch: Arch, x: &[f32], [mean, factor, shift]: [&[f32]; 3
 /// Lanes of sums that run side by side and are added one after the other at the end: a fixed order that vectorises.
 const LANES: usize = 16;
 
-/// `out = (x - mean) / sqrt(var + eps) * gamma + beta`, each pixel apart; its sums in f64.
-pub(super) fn normalise_pixels(arch: Arch, eps: f32, x: &[f32], [gamma, beta]: [&[f32]; 2], out: &mut [f32]) {
+/// `out = (x - mean) / sqrt(var + eps) * gamma + beta`, each pixel apart, the mean 0 if `rms`; its sums in f64.
+pub(super) fn normalise_pixels(
+    arch: Arch,
+    (eps, rms): (f32, bool),
+    x: &[f32],
+    [gamma, beta]: [&[f32]; 2],
+    out: &mut [f32],
+) {
     let c = gamma.len();
     arch.dispatch(
         #[inline(always)]
@@ -123,13 +134,38 @@ pub(super) fn normalise_pixels(arch: Arch, eps: f32, x: &[f32], [gamma, beta]: [
                         *square += v * v;
                     }
                 }
-                let mean = sums.iter().sum::<f64>() / c as f64;
+                let mean = if rms { 0.0 } else { sums.iter().sum::<f64>() / c as f64 };
                 // In f64 the difference loses nothing that f32 could have held.
                 let var = (squares.iter().sum::<f64>() / c as f64 - mean * mean).max(0.0) as f32;
                 let (mean, factor) = (mean as f32, 1.0 / (var + eps).sqrt());
                 for (((o, x), g), b) in out.iter_mut().zip(x).zip(gamma).zip(beta) {
                     *o = (x - mean) * factor * g + b;
                 }
+            }
+        },
+    );
+}
+
+/// `out = x * (factor + scale) + shift`, channel by channel, and `residual` added.
+pub(super) fn modulate(
+    arch: Arch,
+    op: &Modulate,
+    x: &[f32],
+    [scale, shift]: [&[f32]; 2],
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let (c, factor) = (scale.len(), op.factor);
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
+                for (((o, x), a), b) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+                    *o = x * (factor + a) + b;
+                }
+            }
+            if let Some(residual) = residual {
+                out.iter_mut().zip(residual).for_each(|(o, r)| *o += r);
             }
         },
     );

@@ -292,7 +292,7 @@ impl<'g> CpuDenoiser<'g> {
                 continue;
             }
             let weight = |id: WeightId| weights.get(usize::from(id.0)).copied();
-            project::fill(input, t, cond, weight, &mut loaded, space).map_err(CpuError::Input)?;
+            project::fill((input, shape), t, cond, weight, &mut loaded, space).map_err(CpuError::Input)?;
         }
         Ok(())
     }

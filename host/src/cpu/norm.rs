@@ -1,8 +1,8 @@
-//! Normalisations and gates, over all threads.
+//! Normalisations, gates and modulations, over all threads.
 
-use unfog_core::nn::op::{Gate, GroupNorm, LayerNorm, Shape};
+use unfog_core::nn::op::{Gate, GroupNorm, LayerNorm, Modulate, Shape};
 
-use super::elementwise::{channel_sums, gate, normalise, normalise_pixels};
+use super::elementwise::{channel_sums, gate, modulate, normalise, normalise_pixels};
 use super::kernels::Kernels;
 use super::split::for_chunks;
 
@@ -10,11 +10,45 @@ use super::split::for_chunks;
 const PIXELS: usize = 64;
 
 impl Kernels {
-    /// Layer normalisation of pixels of any number of images.
-    pub(super) fn layer_norm(&self, op: &LayerNorm, x: &[f32], [gamma, beta]: [&[f32]; 2], out: &mut [f32]) {
-        let block = PIXELS * gamma.len();
+    /// Layer normalisation of pixels of any number of images; `c` channels a head.
+    pub(super) fn layer_norm(
+        &self,
+        op: &LayerNorm,
+        x: &[f32],
+        c: usize,
+        [gamma, beta]: [Option<&[f32]>; 2],
+        out: &mut [f32],
+    ) {
+        // What stands for weights that are absent changes no value.
+        let none = [vec![1.0; c], vec![0.0; c]];
+        let (gamma, beta) = (gamma.unwrap_or(&none[0]), beta.unwrap_or(&none[1]));
+        let block = PIXELS * c * op.heads as usize;
         for_chunks(out, block, |(i, out)| {
-            normalise_pixels(self.arch, op.eps, &x[i * block..][..out.len()], [gamma, beta], out);
+            let x = &x[i * block..][..out.len()];
+            normalise_pixels(self.arch, (op.eps, op.rms), x, [gamma, beta], out);
+        });
+    }
+
+    /// Modulation of images of `c` channels, each with its vector.
+    pub(super) fn modulate(
+        &self,
+        op: &Modulate,
+        x: &[f32],
+        c: usize,
+        vector: Option<&[f32]>,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let none = vec![0.0; c];
+        let part = |first: Option<u32>| {
+            let part = vector.zip(first).and_then(|(v, first)| v.get(first as usize..first as usize + c));
+            part.unwrap_or(&none)
+        };
+        let parts = [part(op.scale), part(op.shift)];
+        for_chunks(out, PIXELS * c, |(i, out)| {
+            let of = |values: &'_ [f32]| i * PIXELS * c..(i * PIXELS * c + out.len()).min(values.len());
+            let residual = residual.map(|r| &r[of(r)]);
+            modulate(self.arch, op, &x[of(x)], parts, residual, out);
         });
     }
 

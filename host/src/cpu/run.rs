@@ -106,10 +106,19 @@ impl Network<'_, '_> {
             (Op::Concat(op), Some(b), ..) => concat(op, [x, b], [xs.c, os.c - xs.c], out),
             (Op::Embedding(op), _, _, Some(table), _) => each(out, &|x, out, _| op.run(x, table, weight(1), out)),
             (Op::Affine(op), divisor, ..) => each(out, &|x, out, i| op.run(x, divisor.map(|d| &d[i..]), out)),
-            (Op::LayerNorm(op), _, _, _, Some(beta)) => {
-                kernels.layer_norm(&op, x, [vector(0).unwrap_or_default(), beta], out);
+            (Op::LayerNorm(op), .., beta) => {
+                kernels.layer_norm(&op, x, (os.c / op.heads.max(1)) as usize, [vector(0), beta], out);
             }
             (Op::Gate(op), ..) => kernels.gate(&op, x, os.c as usize, out),
+            (Op::Modulate(op), vector, residual, ..) => each(out, &|x, out, i| {
+                let vector = vector.map(|v| &v[i * (v.len() / images)..][..v.len() / images]);
+                let residual = residual.map(|r| &r[i * out_len..][..out_len]);
+                kernels.modulate(&op, x, os.c as usize, vector, residual, out);
+            }),
+            (Op::Join(op), b, ..) => each(out, &|x, out, i| {
+                op.run(x, b.map(|b| &b[i * (b.len() / images)..][..b.len() / images]), os.c, out);
+            }),
+            (Op::Unpatchify(op), ..) => each(out, &|x, out, _| op.run(x, xs, out, os)),
             // A node without its operands can't come out of a `GraphBuilder`, whose shape rules ask for them.
             _ => {}
         }

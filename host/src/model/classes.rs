@@ -13,18 +13,27 @@ pub(super) struct Labels {
     limit: u32,
     /// Each is a row of a table of its own; otherwise any number may be one.
     table: bool,
+    /// The one that stands for "no class", where the network says.
+    null: Option<u32>,
 }
 
 impl Labels {
     /// Labels are handed on as f32, which holds whole numbers exactly up to here.
-    const ANY: Self = Self { limit: 1 << 24, table: false };
+    const ANY: Self = Self { limit: 1 << 24, table: false, null: None };
+
+    /// Rows of a table, of which one stands for "no class".
+    pub(super) fn with_null(count: u32, null: u32) -> Self {
+        Self { limit: count, table: true, null: Some(null) }
+    }
 
     /// Those of a `UNet2DModel`.
     pub(super) fn of_config(config: &Config) -> Option<Self> {
         match (config.class_embedding, config.time_embedding) {
             (ClassEmbedding::None | ClassEmbedding::Identity, _) => None,
-            (ClassEmbedding::Table { count }, _) => Some(Self { limit: count, table: true }),
-            (ClassEmbedding::Timestep, TimeEmbedding::Learned { count }) => Some(Self { limit: count, table: false }),
+            (ClassEmbedding::Table { count }, _) => Some(Self { limit: count, table: true, null: None }),
+            (ClassEmbedding::Timestep, TimeEmbedding::Learned { count }) => {
+                Some(Self { limit: count, table: false, null: None })
+            }
             (ClassEmbedding::Timestep, _) => Some(Self::ANY),
         }
     }
@@ -32,7 +41,7 @@ impl Labels {
     /// Those of a network that is given them like this.
     pub(super) fn of_input(projection: Projection) -> Self {
         match projection {
-            Projection::Index { count } => Self { limit: count, table: true },
+            Projection::Index { count } => Self { limit: count, table: true, null: None },
             _ => Self::ANY,
         }
     }
@@ -55,15 +64,15 @@ impl Classes {
     /// # Errors
     /// Labels that the network doesn't have, and names where there are no classes.
     pub(super) fn read(labels: Option<Labels>, index: Option<&Fields>) -> Result<Option<Self>> {
-        let Some(Labels { limit, table }) = labels else { return Ok(None) };
+        let Some(Labels { limit, table, null: own }) = labels else { return Ok(None) };
         let null = match index {
             Some(index) => match index.optional_u32("null_class")? {
                 Some(null) if null >= limit => {
                     return Err(index.refuse("null_class", &format!("a label below {limit}")));
                 }
-                null => null,
+                null => null.or(own),
             },
-            None => None,
+            None => own,
         };
         let mut labels = match index {
             Some(index) => names(index, limit)?,

@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod classes;
+mod dit;
 pub(crate) mod fields;
 mod hash;
 mod mapped;
@@ -9,6 +10,7 @@ mod network;
 mod original;
 mod packed;
 mod scheduler;
+mod sd3;
 mod source;
 mod text_encoder;
 mod unet2d;
@@ -18,7 +20,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
-use unfog_core::nn::model::unet2d_condition as condition;
+use unfog_core::nn::model::{dit as dit_core, sd3 as sd3_core, unet2d_condition as condition};
 
 pub use autoencoder::{Autoencoder, Encoded};
 pub use classes::Classes;
@@ -39,8 +41,14 @@ use source::{FileKind, Source};
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
 /// The pipelines around a `UNet2DConditionModel`, of which the network alone is used so far.
 const TEXT_PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+/// The pipelines around a `DiTTransformer2DModel`.
+const CLASS_PIPELINES: [&str; 1] = ["DiTPipeline"];
+/// The pipelines around a `SD3Transformer2DModel`.
+const JOINT_PIPELINES: [&str; 1] = ["StableDiffusion3Pipeline"];
 /// Tokens of a prompt, as CLIP's text encoders make them.
 const TOKENS: u32 = 77;
+/// Tokens that Stable Diffusion 3's third text encoder would make (`max_sequence_length`); without it they are zeros.
+pub(crate) const T5_TOKENS: u32 = 256;
 
 /// A model whose configs were read and checked; its weights are read when a network is made of it.
 #[derive(Clone, Debug)]
@@ -60,18 +68,47 @@ enum Origin {
     UNet2d(Source, Config),
     /// Files as diffusers saves them, of a `UNet2DConditionModel` with this config.
     UNet2dCondition(Source, condition::Config),
+    /// Files as diffusers saves them, of a `DiTTransformer2DModel` with this config.
+    Dit(Source, dit_core::Config),
+    /// Files as diffusers saves them, of a `SD3Transformer2DModel` with this config.
+    Sd3(Source, Box<sd3_core::Config>),
     /// One file that `unfog pack` wrote.
     Pack(Box<Packed>),
 }
 
+/// A network of texts, by what it takes of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Texts<'a> {
+    /// A `UNet2DConditionModel`.
+    Crossed(&'a condition::Config),
+    /// A `SD3Transformer2DModel`.
+    Joint(&'a sd3_core::Config),
+}
+
 impl Origin {
+    /// Where its files are, unless it is a pack.
+    fn source(&self) -> Option<&Source> {
+        match self {
+            Self::UNet2d(source, _)
+            | Self::UNet2dCondition(source, _)
+            | Self::Dit(source, _)
+            | Self::Sd3(source, _) => Some(source),
+            Self::Pack(_) => None,
+        }
+    }
+
     /// model_index.json, if there is one: its name and its text.
     fn index(&self) -> Result<Option<(String, Vec<u8>)>> {
         match self {
-            Self::UNet2d(source, _) | Self::UNet2dCondition(source, _) => source.index(),
             Self::Pack(pack) => Ok(pack.index()),
+            other => other.source().map_or(Ok(None), Source::index),
         }
     }
+}
+
+/// Every pipeline that is known.
+fn known_pipelines() -> Vec<&'static str> {
+    [&PIPELINES[..], &TEXT_PIPELINES, &CLASS_PIPELINES, &JOINT_PIPELINES].concat()
 }
 
 /// Parses a model_index.json and checks that its pipeline is one of those that are `known`.
@@ -98,7 +135,7 @@ impl Model {
         let (origin, index, size, labels) = match path {
             Some(path) if path.exists() && !path.is_dir() && FileKind::of(path)? == FileKind::Other => {
                 let pack = Packed::open(path)?;
-                let index = read_index(&name, pack.index(), &[PIPELINES, TEXT_PIPELINES].concat())?;
+                let index = read_index(&name, pack.index(), &known_pipelines())?;
                 let [image, _] = pack.shapes();
                 let labels = pack.class().map(Labels::of_input);
                 (Origin::Pack(Box::new(pack)), index, Some((image.h, image.w)), labels)
@@ -118,9 +155,21 @@ impl Model {
                         let (config, size) = unet2d_condition::read(&fields)?;
                         (Origin::UNet2dCondition(source, config), index, size, None)
                     }
+                    // The older name is what facebook/DiT-XL-2-256 has.
+                    "DiTTransformer2DModel" | "Transformer2DModel" => {
+                        let index = read_index(&name, source.index()?, &CLASS_PIPELINES)?;
+                        let (config, size) = dit::read(&fields)?;
+                        let labels = Labels::with_null(config.labels(), config.classes);
+                        (Origin::Dit(source, config), index, size, Some(labels))
+                    }
+                    "SD3Transformer2DModel" => {
+                        let index = read_index(&name, source.index()?, &JOINT_PIPELINES)?;
+                        let (config, size) = sd3::read(&fields)?;
+                        (Origin::Sd3(source, Box::new(config)), index, size, None)
+                    }
                     class => {
                         return Err(Error::failure(format!("the network is a {class}, which unfog does not know"))
-                            .hint("known: UNet2DModel, UNet2DConditionModel"));
+                            .hint("known: UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel, SD3Transformer2DModel"));
                     }
                 }
             }
@@ -143,6 +192,8 @@ impl Model {
         match &self.origin {
             Origin::UNet2d(..) => "UNet2DModel",
             Origin::UNet2dCondition(..) => "UNet2DConditionModel",
+            Origin::Dit(..) => "DiTTransformer2DModel",
+            Origin::Sd3(..) => "SD3Transformer2DModel",
             Origin::Pack(_) => "pack",
         }
     }
@@ -152,6 +203,8 @@ impl Model {
         match &self.origin {
             Origin::UNet2d(_, config) => [config.in_channels, config.out_channels],
             Origin::UNet2dCondition(_, config) => [config.in_channels, config.out_channels],
+            Origin::Dit(_, config) => [config.in_channels, config.out_channels],
+            Origin::Sd3(_, config) => [config.in_channels, config.out_channels],
             Origin::Pack(pack) => pack.shapes().map(|shape| shape.c),
         }
     }
@@ -160,8 +213,23 @@ impl Model {
     pub fn takes_embedding(&self) -> bool {
         match &self.origin {
             Origin::UNet2d(_, config) => config.class_embedding == ClassEmbedding::Identity,
-            Origin::UNet2dCondition(..) => true,
+            Origin::UNet2dCondition(..) | Origin::Sd3(..) => true,
+            Origin::Dit(..) => false,
             Origin::Pack(pack) => pack.takes_embedding(),
+        }
+    }
+
+    /// Whether the network makes latents, which an autoencoder decodes.
+    pub(crate) fn is_latent(&self) -> bool {
+        matches!(self.origin, Origin::UNet2dCondition(..) | Origin::Dit(..) | Origin::Sd3(..))
+    }
+
+    /// Rows and columns of what the network takes for one token.
+    pub(crate) fn patch(&self) -> u32 {
+        match &self.origin {
+            Origin::Dit(_, config) => config.patch_size.max(1),
+            Origin::Sd3(_, config) => config.patch_size.max(1),
+            _ => 1,
         }
     }
 
@@ -202,10 +270,11 @@ impl Model {
     /// A damaged file; an unknown class or option.
     pub fn scheduler(&self) -> Result<Option<Scheduler>> {
         match &self.origin {
-            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => {
-                source.scheduler()?.map(|fields| Scheduler::read(&fields)).transpose()
-            }
             Origin::Pack(pack) => Ok(pack.scheduler()),
+            origin => {
+                let fields = origin.source().map_or(Ok(None), Source::scheduler)?;
+                fields.map(|fields| Scheduler::read(&fields)).transpose()
+            }
         }
     }
 
@@ -214,7 +283,7 @@ impl Model {
     /// # Errors
     /// A damaged config; an architecture, option or value that is not known.
     pub fn text_encoders(&self) -> Result<Vec<TextEncoder>> {
-        let Origin::UNet2dCondition(source, _) = &self.origin else { return Ok(Vec::new()) };
+        let (Origin::UNet2dCondition(source, _) | Origin::Sd3(source, _)) = &self.origin else { return Ok(Vec::new()) };
         let parts = ["text_encoder", "text_encoder_2"].into_iter().filter_map(|name| source.part(name));
         parts.map(|folder| TextEncoder::open(&folder)).collect()
     }
@@ -224,16 +293,13 @@ impl Model {
     /// # Errors
     /// A damaged config; an architecture, option or value that is not known.
     pub fn autoencoder(&self) -> Result<Option<Autoencoder>> {
-        let Origin::UNet2dCondition(source, _) = &self.origin else { return Ok(None) };
+        let Some(source) = self.origin.source().filter(|_| self.is_latent()) else { return Ok(None) };
         source.part("vae").map(|folder| Autoencoder::open(&folder)).transpose()
     }
 
     /// The folder of one of a whole model's parts, if it has such a part.
     pub(crate) fn part(&self, name: &str) -> Option<PathBuf> {
-        match &self.origin {
-            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => source.part(name),
-            Origin::Pack(_) => None,
-        }
+        self.origin.source().and_then(|source| source.part(name))
     }
 
     /// What a network of texts takes; `None` of any other.
@@ -244,10 +310,19 @@ impl Model {
         }
     }
 
+    /// What a network takes of texts, if it takes them.
+    pub(crate) fn texts(&self) -> Option<Texts<'_>> {
+        match &self.origin {
+            Origin::UNet2dCondition(_, config) => Some(Texts::Crossed(config)),
+            Origin::Sd3(_, config) => Some(Texts::Joint(config)),
+            _ => None,
+        }
+    }
+
     /// Whether the condition of an empty prompt that nobody wrote is zeros (`force_zeros_for_empty_prompt`): Stable Diffusion XL's is
     /// unless its model_index.json says otherwise.
     pub(crate) fn zeros_for_no_prompt(&self) -> Result<bool> {
-        let Some(index) = read_index(&self.name, self.origin.index()?, &TEXT_PIPELINES)? else { return Ok(false) };
+        let Some(index) = read_index(&self.name, self.origin.index()?, &known_pipelines())? else { return Ok(false) };
         let xl = index.text("_class_name", "")? == "StableDiffusionXLPipeline";
         index.bool("force_zeros_for_empty_prompt", xl)
     }
@@ -258,7 +333,10 @@ impl Model {
     /// # Errors
     /// A usage error for a size that the network can't take; a failure for a config that is no network.
     pub fn network(&self, h: u32, w: u32) -> Result<Network> {
-        self.network_for(h, w, TOKENS)
+        match &self.origin {
+            Origin::Sd3(..) => self.network_for(h, w, TOKENS + T5_TOKENS),
+            _ => self.network_for(h, w, TOKENS),
+        }
     }
 
     /// The same for prompts of `tokens` tokens, which only a network of texts looks at.
@@ -269,6 +347,8 @@ impl Model {
         match &self.origin {
             Origin::UNet2d(_, config) => unet2d::network(config, h, w),
             Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, h, w, tokens),
+            Origin::Dit(_, config) => dit::network(config, h, w),
+            Origin::Sd3(_, config) => sd3::network(config, h, w, tokens),
             Origin::Pack(pack) => pack.network(h, w),
         }
     }
@@ -279,7 +359,10 @@ impl Model {
     /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
     pub fn weights(&self, network: &Network) -> Result<Weights> {
         match &self.origin {
-            Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _) => source.load(network),
+            Origin::UNet2d(source, _)
+            | Origin::UNet2dCondition(source, _)
+            | Origin::Dit(source, _)
+            | Origin::Sd3(source, _) => source.load(network),
             Origin::Pack(pack) => Weights::packed(pack.file(), network),
         }
     }

@@ -23,6 +23,9 @@ mod embedded {
         include_bytes!("../../models/glyph-tiny/unet/diffusion_pytorch_model.safetensors");
 }
 
+/// The folders of a whole model that its network may be in.
+const NETWORKS: [&str; 2] = ["unet", "transformer"];
+
 /// Where a model's files are.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
@@ -90,7 +93,8 @@ impl Source {
         let pipeline_at = |folder: PathBuf| folder.join("model_index.json").is_file().then_some(folder);
         if let Some(pipeline) = pipeline_at(path.to_path_buf()) {
             // Older models keep the network's files beside the index.
-            let network = Some(path.join("unet")).filter(|unet| unet.is_dir()).unwrap_or(path.to_path_buf());
+            let network = NETWORKS.map(|name| path.join(name)).into_iter().find(|network| network.is_dir());
+            let network = network.unwrap_or(path.to_path_buf());
             return Ok(Self::Folder { pipeline: Some(pipeline), network });
         }
         if !path.join("config.json").is_file() {
@@ -101,7 +105,7 @@ impl Source {
             .hint("give a folder as diffusers saves it"));
         }
         // A network's folder inside a model's: the model's index and scheduler count.
-        let pipeline = if path.ends_with("unet") { pipeline_at(path.join("..")) } else { None };
+        let pipeline = if NETWORKS.iter().any(|name| path.ends_with(name)) { pipeline_at(path.join("..")) } else { None };
         Ok(Self::Folder { pipeline, network: path.to_path_buf() })
     }
 

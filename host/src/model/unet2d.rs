@@ -157,6 +157,9 @@ pub(super) fn explain(e: ConfigError, h: u32, w: u32) -> Error {
         ConfigError::Skip { layers } => {
             Error::usage(format!("this network has {layers} layers; no more can be left out"))
         }
+        ConfigError::TooLarge { most } => {
+            Error::usage(format!("this network can't make pictures of {w}x{h}: its positions reach to {most}x{most}"))
+        }
         ConfigError::Graph(e) => super::network::explain(e),
     }
 }

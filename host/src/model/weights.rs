@@ -86,7 +86,9 @@ impl Weights {
             let found = find(&headers, &names(name)).ok_or_else(|| missing(&files, name))?;
             let file = &files[found.file];
             let complain = |what: String| Error::failure(format!("{}: weight {name} {what}", file.name));
-            if padded(&found.shape) != Some(weight.shape) {
+            // Parameters that torch broadcasts have sides of one in front.
+            let bare = found.shape.iter().position(|&n| n != 1).map_or(&found.shape[..], |first| &found.shape[first..]);
+            if padded(&found.shape) != Some(weight.shape) && padded(bare) != Some(weight.shape) {
                 let expected: Vec<u32> = trimmed(weight.shape);
                 return Err(complain(format!("has the shape {:?}, expected {expected:?}", found.shape)));
             }

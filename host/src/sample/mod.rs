@@ -5,6 +5,7 @@ mod decode;
 mod generate;
 mod guidance;
 mod in_memory;
+mod layout;
 mod noise;
 mod open;
 mod options;

@@ -42,8 +42,7 @@ pub(super) fn produce(
         None => model.network(size.0, size.1)?,
     };
     let weights = model.weights(&network)?;
-    let autoencoder = if prompts.is_some() { model.autoencoder()? } else { None };
-    let decoder = autoencoder.map(|autoencoder| Decoder::read(autoencoder, setup)).transpose()?;
+    let decoder = model.autoencoder()?.map(|autoencoder| Decoder::read(autoencoder, setup)).transpose()?;
     let texts = prompts.as_ref().map(Prompts::weights).unwrap_or_default();
     let all: Vec<&Weights> =
         texts.into_iter().chain([&weights]).chain(decoder.as_ref().map(Decoder::weights)).collect();

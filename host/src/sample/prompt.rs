@@ -1,11 +1,9 @@
 //! Prompts as conditions of a network: tokens, text encoders, and what else the network is told.
 
 use unfog_core::denoise::{Cond, Denoise};
-use unfog_core::nn::graph::Projection;
-use unfog_core::nn::model::clip_text::Outputs;
-use unfog_core::nn::model::unet2d_condition::{ClassEmbedding, Config};
 use unfog_core::nn::project::project;
 
+use super::layout::Layout;
 use super::options::Options;
 use super::setup::Setup;
 use crate::backend::{Backend, Request};
@@ -19,8 +17,6 @@ use crate::text::{Chunk, Tokenizer};
 const MOST_CHUNKS: usize = 16;
 /// The folders of a model's tokenizers, in the order of its text encoders.
 const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
-/// The sizes that a network of Stable Diffusion XL is told of: the original's, where the picture was cut from it, the picture's.
-const SIZES: u32 = 6;
 
 /// A text encoder with its weights.
 struct Encoder {
@@ -41,8 +37,8 @@ pub(super) struct Prompts {
     chunks: usize,
     /// Ids of a chunk.
     chunk_len: usize,
-    /// Values of the pooled text and of the sizes' features, of a network that takes them.
-    pooled: Option<(usize, Projection)>,
+    /// How they lie in a condition.
+    layout: Layout,
 }
 
 /// The prompts as a backend holds them.
@@ -67,7 +63,7 @@ impl Prompts {
     /// # Errors
     /// A missing or damaged tokenizer or text encoder; a network that wants something else; a usage error for a prompt that is too long.
     pub(super) fn read(model: &Model, options: &Options, setup: &Setup) -> Result<Option<Self>> {
-        let (Some(config), Some(prompt)) = (model.condition(), &options.prompt) else { return Ok(None) };
+        let (Some(texts), Some(prompt)) = (model.texts(), &options.prompt) else { return Ok(None) };
         let encoders = model.text_encoders()?;
         let tokenizers: Vec<Tokenizer> = TOKENIZERS[..encoders.len().min(2)]
             .iter()
@@ -118,33 +114,20 @@ impl Prompts {
                 of_encoder.resize(chunks, empty.clone());
             }
         }
-        let pooled = extras(config, encoders.last())?;
+        let layout = Layout::new(texts, &encoders)?;
         let skip = options.clip_skip.unwrap_or(0);
-        let count = encoders.len();
         let encoders = encoders.into_iter().enumerate().map(|(i, encoder)| {
-            let outputs = match pooled {
-                // Beside the states, which leave out one layer more, the text as a whole, of the last encoder.
-                Some(_) => Outputs { skip: skip.saturating_add(1), pooled: i + 1 == count, ..Outputs::PENULTIMATE },
-                None => Outputs { skip, ..Outputs::LAST },
-            };
-            let network = encoder.network(chunk_len as u32, outputs)?;
+            let network = encoder.network(chunk_len as u32, layout.outputs(i, skip))?;
             let weights = encoder.weights(&network)?;
             Ok(Encoder { config: encoder, network, weights })
         });
         let encoders = encoders.collect::<Result<Vec<_>>>()?;
-        let width: u32 = encoders.iter().map(|encoder| encoder.config.config().hidden_size).sum();
-        let wanted = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
-        if width != wanted {
-            return Err(Error::failure(format!(
-                "the text encoders make {width} values a token, but the network takes {wanted}"
-            )));
-        }
-        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, pooled }))
+        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, layout }))
     }
 
     /// Tokens of every prompt, padding included.
     pub(super) fn tokens(&self) -> u32 {
-        (self.chunks * self.chunk_len) as u32
+        (self.chunks * self.chunk_len + self.layout.zeros) as u32
     }
 
     /// The text encoders' weights.
@@ -158,17 +141,17 @@ impl Prompts {
     /// # Errors
     /// Those of the backend; [`Error::interrupted`].
     pub(super) fn encode(&self, request: &Request, [width, height]: [u32; 2], stop: &Stop) -> Result<Vec<Vec<f32>>> {
-        let dims = self.encoders.iter().map(|encoder| encoder.config.config().hidden_size as usize);
-        let dim: usize = dims.clone().sum();
-        let tokens = self.chunks * self.chunk_len;
-        let (pooled_len, sizes_len) = self.pooled.map_or((0, 0), |(len, sizes)| (len, (SIZES * sizes.dim()) as usize));
+        let Layout { width: dim, pooled, sizes, .. } = self.layout;
+        let states_len = self.tokens() as usize * dim;
         let mut conditions = Vec::with_capacity(self.prompts.len());
         for _ in &self.prompts {
-            conditions.push(memory::vec(tokens * dim + pooled_len + sizes_len, 0.0)?);
+            conditions.push(memory::vec(states_len + pooled + self.layout.sizes_len(), 0.0)?);
         }
-        let mut first = 0;
-        for (number, (encoder, own)) in self.encoders.iter().zip(dims).enumerate() {
+        let (mut first, mut pooled_first) = (0, states_len);
+        for (number, encoder) in self.encoders.iter().enumerate() {
             let config = encoder.config.config();
+            let own = config.hidden_size as usize;
+            let own_pooled = if self.layout.pools(number) { config.pooled_dim() as usize } else { 0 };
             let data = encoder.weights.data();
             let mut backend = Backend::open(request, encoder.network.graph(), &data, stop)?;
             let mut output = memory::vec(backend.out_len(), 0.0)?;
@@ -185,18 +168,19 @@ impl Prompts {
                     for (row, state) in rows.zip(states.chunks_exact(own)) {
                         row[first..first + own].copy_from_slice(state);
                     }
-                    if i == 0 && pooled_len > 0 && number + 1 == self.encoders.len() {
-                        let pooled = &mut condition[tokens * dim..][..pooled_len];
+                    if i == 0 && own_pooled > 0 {
+                        let pooled = &mut condition[pooled_first..][..own_pooled];
                         config.pooled(&output, &chunk.ids, pooled).map_err(misfit)?;
                     }
                 }
             }
             first += own;
+            pooled_first += own_pooled;
         }
-        if let Some((_, sizes)) = self.pooled {
+        if let Some(sizes) = sizes {
             let told = [height, width, 0, 0, height, width];
             for condition in &mut conditions {
-                let places = condition[tokens * dim + pooled_len..].chunks_exact_mut(sizes.dim() as usize);
+                let places = condition[states_len + pooled..].chunks_exact_mut(sizes.dim() as usize);
                 for (number, place) in told.into_iter().zip(places) {
                     project(sizes, number as f32, |_| None, place).map_err(|e| {
                         Error::failure(format!("the picture's size can't be told to the network: {e:?}"))
@@ -217,26 +201,6 @@ impl Prompts {
         let wanted = at(Some(0)).ok_or_else(|| Error::failure("there is no prompt"))?;
         Ok(Loaded { wanted, others: [at(self.null), at(self.negative)] })
     }
-}
-
-/// The values of the pooled text that the network takes, and how it is told each of the sizes; `None` if it takes neither.
-fn extras(config: &Config, last: Option<&TextEncoder>) -> Result<Option<(usize, Projection)>> {
-    if config.time_cond_proj_dim.is_some() {
-        return Err(Error::failure("the network takes the guidance as a condition, which is not supported yet"));
-    }
-    if config.class_embedding != ClassEmbedding::None {
-        return Err(Error::failure("the network takes a class beside the prompt, which is not supported yet"));
-    }
-    let (Some(all), Some(last)) = (config.addition, last) else { return Ok(None) };
-    let pooled = last.config().pooled_dim();
-    let sizes = all.checked_sub(pooled).filter(|sizes| *sizes > 0 && sizes.is_multiple_of(SIZES)).ok_or_else(|| {
-        Error::failure(format!(
-            "the network takes {all} values of the text and of {SIZES} sizes, and the text alone has {pooled}"
-        ))
-    })?;
-    let projection =
-        Projection::Positional { dim: sizes / SIZES, flip: config.flip_sin_to_cos, shift: config.freq_shift };
-    Ok(Some((pooled as usize, projection)))
 }
 
 /// Multiplies the states `[tokens, dim]` by their tokens' weights and brings their mean back to what it was, as AUTOMATIC1111 does.

@@ -112,8 +112,8 @@ impl Setup {
             steps: options.steps,
             eta: options.eta,
             parity: options.parity,
-            // A network sees each pixel of what is sampled.
-            tokens: width.checked_mul(height),
+            // A network sees each pixel, or each patch, of what is sampled.
+            tokens: (width / model.patch()).checked_mul(height / model.patch()),
             guidance: guided.guidance,
         };
         let settings = Settings::new(scheduler, &wishes)?;
@@ -153,9 +153,9 @@ impl Setup {
     }
 }
 
-/// Checks what `options` say of prompts. Returns the autoencoder of a model of texts.
+/// Checks what `options` say of prompts. Returns the autoencoder of a model that makes latents.
 fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
-    let autoencoder = if model.condition().is_some() { model.autoencoder()? } else { None };
+    let autoencoder = model.autoencoder()?;
     let prompted = autoencoder.is_some() && !model.text_encoders()?.is_empty();
     if model.takes_embedding() && !prompted {
         return Err(Error::failure(format!(
@@ -172,7 +172,7 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
         (false, None) if options.clip_skip.is_some() => {
             Err(Error::usage(format!("--clip-skip: the model {} takes no text", model.name())))
         }
-        _ => Ok(autoencoder.filter(|_| prompted)),
+        _ => Ok(autoencoder),
     }
 }
 

@@ -231,7 +231,7 @@ impl<'a> Net<'_, 'a, '_> {
     }
 
     fn layer_norm(&mut self, name: &str, x: TensorId) -> Result<TensorId, ConfigError> {
-        self.layers.normalise(name, Op::LayerNorm(LayerNorm { eps: self.config.layer_norm_eps }), x, None)
+        self.layers.normalise(name, Op::LayerNorm(LayerNorm::new(self.config.layer_norm_eps)), x, None)
     }
 }
 

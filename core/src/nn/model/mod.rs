@@ -3,12 +3,16 @@
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod clip_text;
+pub mod dit;
 pub mod latents;
 mod layers;
+pub mod sd3;
+pub mod transformer;
 pub mod unet2d;
 pub mod unet2d_condition;
 
 use super::graph::GraphError;
+use layers::Layers;
 
 /// The most resolutions a network may have.
 pub const MAX_LEVELS: usize = 8;
@@ -57,6 +61,11 @@ pub enum ConfigError {
     Size {
         /// Both sides of the image must be multiples of this.
         multiple: u32,
+    },
+    /// A side of the image is larger than the network's table of positions.
+    TooLarge {
+        /// The longest side.
+        most: u32,
     },
     /// The graph can't be built.
     Graph(GraphError),

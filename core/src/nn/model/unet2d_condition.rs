@@ -401,6 +401,6 @@ impl<'a> Net<'_, 'a, '_> {
     }
 
     fn layer_norm(&mut self, name: &str, x: TensorId) -> Result<TensorId, ConfigError> {
-        self.layers.normalise(name, Op::LayerNorm(LayerNorm { eps: LAYER_NORM_EPS }), x, None)
+        self.layers.normalise(name, Op::LayerNorm(LayerNorm::new(LAYER_NORM_EPS)), x, None)
     }
 }

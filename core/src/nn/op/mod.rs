@@ -11,7 +11,10 @@ mod conv2d;
 mod embedding;
 mod gate;
 mod group_norm;
+mod join;
 mod layer_norm;
+mod modulate;
+mod unpatchify;
 mod upsample;
 
 pub use affine::Affine;
@@ -22,7 +25,10 @@ pub use conv2d::Conv2d;
 pub use embedding::Embedding;
 pub use gate::Gate;
 pub use group_norm::GroupNorm;
+pub use join::Join;
 pub use layer_norm::LayerNorm;
+pub use modulate::Modulate;
+pub use unpatchify::Unpatchify;
 pub use upsample::Upsample;
 
 use super::graph::Weight;
@@ -81,6 +87,9 @@ pub enum ShapeError {
     Size,
 }
 
+/// The factors of `x` and `x^3` in [`Act::GeluTanh`]'s exponent: `2 sqrt(2 / pi)`, and that times 0.044715.
+pub const GELU_TANH: [f32; 2] = [1.595_769_1, 0.071_354_82];
+
 /// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(u32)]
@@ -100,11 +109,14 @@ pub enum Act {
     QuickGelu = 5,
     /// The hyperbolic tangent.
     Tanh = 6,
+    /// `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the other approximation of GELU (Hendrycks & Gimpel 2016).
+    GeluTanh = 7,
 }
 
 impl Act {
     /// Every activation, in the order of its number.
-    pub const ALL: [Act; 7] = [Act::None, Act::Silu, Act::Mish, Act::Gelu, Act::Relu, Act::QuickGelu, Act::Tanh];
+    pub const ALL: [Act; 8] =
+        [Act::None, Act::Silu, Act::Mish, Act::Gelu, Act::Relu, Act::QuickGelu, Act::Tanh, Act::GeluTanh];
 
     /// The function's value at `x`.
     #[inline]
@@ -124,6 +136,8 @@ impl Act {
             }
             Act::QuickGelu => x / (1.0 + math::exp(-1.702 * x)),
             Act::Tanh => math::tanh(x),
+            // (1 + tanh(z)) / 2 is sigmoid(2 z), which loses nothing where that is close to 0.
+            Act::GeluTanh => x / (1.0 + math::exp(-x * (GELU_TANH[0] + GELU_TANH[1] * x * x))),
         }
     }
 }
@@ -151,6 +165,12 @@ pub enum Op {
     LayerNorm(LayerNorm),
     /// One half of the channels times the activation of the other.
     Gate(Gate),
+    /// Scales, shifts, gates and sums.
+    Modulate(Modulate),
+    /// Pixels of two tensors, one after the other.
+    Join(Join),
+    /// Channels as pixels.
+    Unpatchify(Unpatchify),
 }
 
 /// How many inputs and weights a node has at most.
@@ -172,11 +192,14 @@ impl Op {
             Op::Affine(_) => "affine",
             Op::LayerNorm(_) => "layer_norm",
             Op::Gate(_) => "gate",
+            Op::Modulate(_) => "modulate",
+            Op::Join(_) => "join",
+            Op::Unpatchify(_) => "unpatchify",
         }
     }
 
     /// The names of all ops, for completeness tests.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 13] = [
         "conv2d",
         "group_norm",
         "attention",
@@ -187,6 +210,9 @@ impl Op {
         "affine",
         "layer_norm",
         "gate",
+        "modulate",
+        "join",
+        "unpatchify",
     ];
 
     /// The shape of the result, from the shapes of the inputs; the op's rule.
@@ -205,6 +231,9 @@ impl Op {
             Op::Affine(op) => op.shape(x),
             Op::LayerNorm(op) => op.shape(x),
             Op::Gate(op) => op.shape(x),
+            Op::Modulate(op) => op.shape(x),
+            Op::Join(op) => op.shape(x),
+            Op::Unpatchify(op) => op.shape(x),
         }
     }
 
@@ -219,13 +248,17 @@ impl Op {
             (Op::Conv2d(op), [Some(kernel), bias]) => {
                 kernel == [op.out_c, op.in_c, op.kernel[0], op.kernel[1]] && bias.is_none_or(|b| b == vector)
             }
-            (Op::GroupNorm(_) | Op::LayerNorm(_), [Some(gamma), Some(beta)]) => gamma == vector && beta == vector,
+            (Op::GroupNorm(_), [Some(gamma), Some(beta)]) => gamma == vector && beta == vector,
+            (Op::LayerNorm(op), [gamma, beta]) => {
+                let head = [out.c / op.heads.max(1), 1, 1, 1];
+                gamma.is_none_or(|g| g == head) && beta.is_none_or(|b| b == head && gamma.is_some())
+            }
             (Op::Embedding(op), [Some(table), positions]) => {
                 // A row for every pixel at least.
                 let enough = |[rows, dim, ..]: [u32; 4]| u64::from(rows) >= out.pixels() && dim == op.dim;
                 table == [op.count, op.dim, 1, 1] && positions.is_none_or(|p| enough(p) && p[2..] == [1, 1])
             }
-            (Op::Conv2d(_) | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::Embedding(_), _) => false,
+            (Op::Conv2d(_) | Op::GroupNorm(_) | Op::Embedding(_), _) => false,
             (_, weights) => weights == [None; MAX_WEIGHTS],
         };
         if fit { Ok(()) } else { Err(ShapeError::Weights) }

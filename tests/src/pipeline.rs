@@ -1,0 +1,104 @@
+//! Runs of whole pipelines, compared with what diffusers made of the same noise.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
+use unfog::backend::Kind;
+use unfog::cpu::CpuOptions;
+use unfog::image::{Picture, load};
+use unfog::recipe::Recipe;
+use unfog::sample::{Options, sample};
+use unfog::stop::Stop;
+
+use crate::TestResult;
+use crate::backend::{Backend, gpus};
+use crate::compare::close;
+use crate::golden::{Golden, Tensor};
+use crate::tolerance::Tolerance;
+
+/// One backend of each kind, with its name on the command line.
+///
+/// # Errors
+/// Those of [`gpus`].
+pub fn kinds() -> TestResult<Vec<(Kind, Backend)>> {
+    let mut kinds = vec![(Kind::Reference, Backend::Reference), (Kind::Cpu, Backend::Cpu(CpuOptions::default()))];
+    kinds.extend(
+        gpus()?.first().map(|gpu| (Kind::Vulkan, Backend::Vulkan { gpu, options: unfog_gpu::Options::default() })),
+    );
+    Ok(kinds)
+}
+
+/// An empty folder `parent/name`.
+///
+/// # Errors
+/// Those of the file system.
+pub fn folder(parent: &str, name: &str) -> TestResult<PathBuf> {
+    let folder = Path::new(parent).join(name);
+    match fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => fs::create_dir_all(&folder)?,
+    }
+    Ok(folder)
+}
+
+/// Writes noise `[n, c, h, w]`, drawn once, as a file for `--noise-in`.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_noise(path: &Path, noise: &Tensor) -> TestResult {
+    let bytes: Vec<u8> = noise.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let shape = [&[1], &noise.shape[..]].concat();
+    Ok(serialize_to_file([("noise", TensorView::new(Dtype::F32, shape, &bytes)?)], None, path)?)
+}
+
+/// Runs `options`, whose noise is given, into `folder`. Returns the recipe; how far the latents are from the tensor `latents` of the case;
+/// and how many of 255 steps the pictures are apart from its `image` at most.
+///
+/// # Errors
+/// Those of the run; latents further apart than `tolerance`; pictures that are more than a step apart.
+pub fn compare(
+    what: &str,
+    options: Options,
+    folder: &Path,
+    golden: &Golden,
+    number: usize,
+    tolerance: Tolerance,
+) -> TestResult<(Recipe, f64, u8)> {
+    let (latents, image) = (golden.part(number, "latents")?, golden.part(number, "image")?);
+    let path = folder.join("latents.safetensors");
+    let options = Options { latents_out: Some(path.clone()), out: folder.join("{i}.png"), ..options };
+    let outcome = sample(&options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
+    let got = Golden::read_file(&path)?;
+    let got = got.tensor("x0")?;
+    if got.shape != latents.shape {
+        return Err(format!("{what}: latents of {:?}, expected {:?}", got.shape, latents.shape).into());
+    }
+    let far = close(what, &got.values, &latents.values, tolerance)?;
+    let [_, channels, height, width] = image.shape[..] else { return Err("no pictures".into()) };
+    let mut most = 0;
+    for (i, image) in image.values.chunks_exact(channels * height * width).enumerate() {
+        let picture = load(&folder.join(format!("{i}.png"))).map_err(|e| e.report())?;
+        let values: Vec<f32> = image.iter().map(|v| v * 2.0 - 1.0).collect();
+        let want = Picture::from_values(&values, width as u32, height as u32, channels as u32);
+        let want = want.map_err(|e| e.report())?;
+        let apart = picture.pixels().iter().zip(want.pixels()).map(|(a, b)| a.abs_diff(*b));
+        most = most.max(apart.max().unwrap_or(0));
+    }
+    // What lies between two of the 255 steps may be rounded either way.
+    match most {
+        0 | 1 => Ok((outcome.recipe, far, most)),
+        _ => Err(format!("{what}: pictures are {most} steps of 255 apart").into()),
+    }
+}
+
+/// The one line that a run is refused with.
+///
+/// # Errors
+/// A run that isn't refused.
+pub fn refusal(options: &Options) -> TestResult<String> {
+    match sample(options, &Stop::default(), &mut |_| {}) {
+        Ok(_) => Err(format!("this is not refused: {options:?}").into()),
+        Err(e) => Ok(e.report()),
+    }
+}
