@@ -224,7 +224,8 @@ impl Site<'_> {
                 // Heads are whole vectors: to the kernel they are pixels.
                 let (items, c) = (os.pixels() as u32 * op.heads, os.c / op.heads.max(1));
                 let (gamma, beta) = (self.weight(0), self.weight(1));
-                let has = flag(gamma.is_some(), norm::GAMMA) | flag(beta.is_some(), norm::BETA) | flag(op.rms, norm::RMS);
+                let has =
+                    flag(gamma.is_some(), norm::GAMMA) | flag(beta.is_some(), norm::BETA) | flag(op.rms, norm::RMS);
                 let push = push::LayerNorm { items, c4: c4(c), c, x_image, out_image, has, eps: op.eps };
                 let operands = vec![x, gamma.unwrap_or(x), beta.unwrap_or(x), out];
                 one(self.layer_norm(items, operands, bytes_of(&push)))

@@ -54,13 +54,14 @@ fn cases<'g>(golden: &'g Golden, kind: &str) -> Vec<(usize, &'g Value)> {
 #[test]
 fn networks_agree_with_diffusers() -> TestResult {
     let golden = Golden::read("dit")?;
-    let backends: Vec<Backend> = Backend::all()?.into_iter().chain(Backend::variants()?).collect();
+    let (users, variants) = (Backend::all()?, Backend::variants()?);
     for (number, case) in cases(&golden, "net") {
         let t = case["t"].as_f64().ok_or("no time")? as f32;
         let (x, want) = (golden.part(number, "x")?, golden.part(number, "out")?);
         let net = net(case, x)?;
         let (conds, embeddings) = conditions(&golden, number)?;
-        for backend in &backends {
+        // Single ops are compared on all variants: each sees one of these networks.
+        for backend in users.iter().chain(variants.iter().skip(number % 5).step_by(5)) {
             let what = format!("{} on {}", case["net"], backend.name());
             let mut denoiser = backend.denoiser(&net, &embeddings).map_err(|e| format!("{what}: {e}"))?;
             let mut out = vec![f32::NAN; want.values.len()];
@@ -204,7 +205,12 @@ fn weights_that_contradict_the_config_are_refused() -> TestResult {
         ("dit", "num_layers", json!(3), "transformer_blocks.2.norm1.emb.class_embedder.embedding_table.weight"),
         ("dit", "num_embeds_ada_norm", json!(9), "embedding_table.weight has the shape [8, 24], expected [10, 24]"),
         ("sd35", "qk_norm", json!(null), ""),
-        ("sd35", "dual_attention_layers", json!([0, 1]), "norm1.linear.weight has the shape [144, 24], expected [216, 24]"),
+        (
+            "sd35",
+            "dual_attention_layers",
+            json!([0, 1]),
+            "norm1.linear.weight has the shape [144, 24], expected [216, 24]",
+        ),
         ("sd35", "pos_embed_max_size", json!(5), "pos_embed.pos_embed has the shape [1, 16, 24], expected [25, 24]"),
     ] {
         let folder = folder(TMP, &format!("dit-contradiction-{name}-{key}"))?;

@@ -126,9 +126,7 @@ pub fn grid(grid: Grid, shape: Shape, out: &mut [f32]) -> Result<(), InputError>
     for y in 0..shape.h as usize {
         for x in 0..w {
             let start = (y * w + x) * c;
-            for (first, i, other, side, from) in
-                [(0, x, y, shape.w, x * c), (2 * quarter, y, x, shape.h, y * w * c)]
-            {
+            for (first, i, other, side, from) in [(0, x, y, shape.w, x * c), (2 * quarter, y, x, shape.h, y * w * c)] {
                 if other > 0 {
                     // As in the first row, or in the first column.
                     out.copy_within(from + first..from + first + 2 * quarter, start + first);
@@ -241,7 +239,10 @@ mod tests {
         for (p, pixel) in waves.chunks_exact(8).enumerate() {
             let (x, y) = ((p % 3) as f32 / 1.5, (p / 3) as f32);
             let want = [x, y].map(|v| [v.sin(), (v / 100.0).sin(), v.cos(), (v / 100.0).cos()]);
-            assert!(pixel.iter().zip(want.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-6), "{p}: {pixel:?} {want:?}");
+            assert!(
+                pixel.iter().zip(want.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{p}: {pixel:?} {want:?}"
+            );
         }
     }
 

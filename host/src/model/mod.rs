@@ -302,14 +302,6 @@ impl Model {
         self.origin.source().and_then(|source| source.part(name))
     }
 
-    /// What a network of texts takes; `None` of any other.
-    pub(crate) fn condition(&self) -> Option<&condition::Config> {
-        match &self.origin {
-            Origin::UNet2dCondition(_, config) => Some(config),
-            _ => None,
-        }
-    }
-
     /// What a network takes of texts, if it takes them.
     pub(crate) fn texts(&self) -> Option<Texts<'_>> {
         match &self.origin {

@@ -21,7 +21,9 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
     }
     let qk_norm = fields.choice("qk_norm", false, &[(None, false), (Some("rms_norm"), true)])?;
     if qk_norm && !head_dim.is_multiple_of(4) {
-        return Err(Error::failure(format!("the network's qk_norm needs heads of a multiple of 4 channels, not {head_dim}")));
+        return Err(Error::failure(format!(
+            "the network's qk_norm needs heads of a multiple of 4 channels, not {head_dim}"
+        )));
     }
     let dual = fields.u32s("dual_attention_layers", &[])?;
     if dual.iter().any(|layer| *layer >= num_layers) {

@@ -105,7 +105,8 @@ impl Source {
             .hint("give a folder as diffusers saves it"));
         }
         // A network's folder inside a model's: the model's index and scheduler count.
-        let pipeline = if NETWORKS.iter().any(|name| path.ends_with(name)) { pipeline_at(path.join("..")) } else { None };
+        let pipeline =
+            if NETWORKS.iter().any(|name| path.ends_with(name)) { pipeline_at(path.join("..")) } else { None };
         Ok(Self::Folder { pipeline, network: path.to_path_buf() })
     }
 

@@ -114,8 +114,7 @@ pub fn build<'a>(
     let mut x = layers.patches("pos_embed.proj", sample, size, places)?;
 
     let whole = layers.embedding_mlp("time_text_embed.text_embedder", pooled, Act::Silu, None, Act::None)?;
-    let told =
-        layers.embedding_mlp("time_text_embed.timestep_embedder", time, Act::Silu, Some(whole), Act::Silu)?;
+    let told = layers.embedding_mlp("time_text_embed.timestep_embedder", time, Act::Silu, Some(whole), Act::Silu)?;
     let mut text = layers.dense("context_embedder", text, dim, true)?;
     let mut net = Net { config, layers, told };
     for i in 0..config.num_layers {

@@ -46,7 +46,13 @@ impl Layers<'_, '_> {
     }
 
     /// A normalisation of each head's root mean square, with weights that all heads share.
-    pub(super) fn head_norm(&mut self, name: &str, heads: Heads, eps: f32, x: TensorId) -> Result<TensorId, ConfigError> {
+    pub(super) fn head_norm(
+        &mut self,
+        name: &str,
+        heads: Heads,
+        eps: f32,
+        x: TensorId,
+    ) -> Result<TensorId, ConfigError> {
         let gamma = self.weight(&path(format_args!("{name}.weight"))?, [heads.dim, 1, 1, 1], WeightUse::Vector)?;
         let op = LayerNorm { eps, heads: heads.count, rms: true };
         Ok(self.g.node(Op::LayerNorm(op), [Some(x), None, None], [Some(gamma), None])?)

@@ -88,7 +88,7 @@ pub enum ShapeError {
 }
 
 /// The factors of `x` and `x^3` in [`Act::GeluTanh`]'s exponent: `2 sqrt(2 / pi)`, and that times 0.044715.
-pub const GELU_TANH: [f32; 2] = [1.595_769_1, 0.071_354_82];
+pub const GELU_TANH: [f32; 2] = [1.595_769, 0.071_354_82];
 
 /// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
