@@ -16,6 +16,8 @@ layout(constant_id = 3) const bool WHOLE = true;
 layout(constant_id = 4) const uint QUERIES = 1;
 // A query sees the keys up to its own number alone.
 layout(constant_id = 5) const bool CAUSAL = false;
+// The channel behind those of the heads of each key is added to its scores.
+layout(constant_id = 6) const bool BIASED = false;
 
 const uint KEYS = 4;
 
@@ -34,6 +36,7 @@ layout(push_constant) uniform Push {
     uint head_dim;
     uint blocks;
     uint c4;
+    uint k4;
     uint c;
     uint q_image;
     uint k_image;
@@ -108,8 +111,15 @@ void main() {
     for (uint key = 0; key < seen[QUERIES - 1]; key += KEYS) {
         // Beyond the last key it is read again, and weighs nothing.
         uint from[KEYS];
+        uint from_k[KEYS];
+        vec4 bias = vec4(0.0);
         [[unroll]] for (uint j = 0; j < KEYS; ++j) {
-            from[j] = min(key + j, keys - 1) * width;
+            uint number = min(key + j, keys - 1);
+            from[j] = number * width;
+            from_k[j] = number * k4 * 4;
+            if (BIASED) {
+                bias[j] = AT(k, image_index() * k_image + number * k4 + c / 4)[c % 4];
+            }
         }
         vec4 scores[QUERIES];
         [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
@@ -119,7 +129,7 @@ void main() {
             [[unroll]] for (uint i = 0; i < VECTORS; ++i) {
                 uint left = left_of(i * 4);
                 [[unroll]] for (uint j = 0; j < KEYS; ++j) {
-                    vec4 k = load_k(k_at + from[j] + i * 4, left);
+                    vec4 k = load_k(k_at + from_k[j] + i * 4, left);
                     [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
                         scores[p][j] += dot(kept[p * VECTORS + i], k);
                     }
@@ -133,7 +143,7 @@ void main() {
                     q[p] = load_q(q_at[p] + i * 4, left);
                 }
                 [[unroll]] for (uint j = 0; j < KEYS; ++j) {
-                    vec4 k = load_k(k_at + from[j] + i * 4, left);
+                    vec4 k = load_k(k_at + from_k[j] + i * 4, left);
                     [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
                         scores[p][j] += dot(q[p], k);
                     }
@@ -142,7 +152,7 @@ void main() {
         }
         vec4 next = most;
         [[unroll]] for (uint p = 0; p < QUERIES; ++p) {
-            scores[p] *= scale;
+            scores[p] = scores[p] * scale + bias;
             if (CAUSAL) {
                 // Key 0 is seen by all, so that the largest is one that counts.
                 bvec4 unseen = greaterThanEqual(uvec4(key) + uvec4(0, 1, 2, 3), uvec4(seen[p]));

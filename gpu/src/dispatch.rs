@@ -378,6 +378,7 @@ impl Site<'_> {
             head_dim: op.head_dim,
             blocks,
             c4: c4(qs.c),
+            k4: c4(self.shape(1)?.c),
             c: qs.c,
             q_image: stride(qs),
             k_image: self.stride(1),
@@ -390,7 +391,7 @@ impl Site<'_> {
         // No more queries an invocation than there are, in powers of two: few pipelines.
         let most = push.queries.div_ceil(local).next_power_of_two();
         let queries = (self.tiling.queries / vectors.max(1)).clamp(1, 4).min(most);
-        let constants = vec![local, vectors, aligned, whole, queries, u32::from(op.causal)];
+        let constants = vec![local, vectors, aligned, whole, queries, u32::from(op.causal), u32::from(op.biased)];
         Some(Step {
             variant: Variant { kernel: "attention", reads: Reads::Storage, constants },
             operands: vec![q, k, v, out],

@@ -95,7 +95,7 @@ kernels! {
     Floor {
         affine of affine (Affine): [X Read, Divisor Read, Out Write], [LocalX];
         attention of attention (Attention): [Q Read, K Read, V Read, Out Write],
-            [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE"), Uint("QUERIES"), Bool("CAUSAL")];
+            [LocalX, Uint("VECTORS"), Bool("ALIGNED"), Bool("WHOLE"), Uint("QUERIES"), Bool("CAUSAL"), Bool("BIASED")];
         avg_pool of avg_pool (AvgPool): [X Read, Out Write], [LocalX];
         concat of concat (Concat): [A Read, B Read, Out Write], [LocalX];
         conv2d of conv2d (Conv2d): [X Read, Weight Read, Bias Read, Channel Read, Residual Read, Out Write],

@@ -50,7 +50,7 @@ push! {
     }
     /// Of `attention.comp`.
     Attention {
-        queries: u32, keys: u32, heads: u32, head_dim: u32, blocks: u32, c4: u32, c: u32,
+        queries: u32, keys: u32, heads: u32, head_dim: u32, blocks: u32, c4: u32, k4: u32, c: u32,
         q_image: u32, k_image: u32, v_image: u32, out_image: u32, scale: f32,
     }
     /// Of `upsample.comp`.

@@ -127,7 +127,7 @@ class Ops:
         self.add("group_norm", dict(groups=groups, eps=eps, act=act),
                  [nhwc(x), None if s is None else s.view(1, 1, -1), None], [gamma, beta], nhwc(y), nhwc(y).shape)
 
-    def attention(self, q_hw, k_hw, heads, head_dim, std=1.0, scale=None, causal=False):
+    def attention(self, q_hw, k_hw, heads, head_dim, std=1.0, scale=None, causal=False, biased=False):
         g = self.gen
         c = heads * head_dim
         scale = head_dim ** -0.5 if scale is None else scale
@@ -135,11 +135,18 @@ class Ops:
         q, k, v = rand(g, *q_hw, c, std=std), rand(g, *k_hw, c, std=std), rand(g, *k_hw, c)
         split = lambda t: t.double().reshape(-1, heads, head_dim).transpose(0, 1)
         scores = split(q) @ split(k).transpose(1, 2) * scale
+        if biased:
+            # Half of the keys but the first are padding; all others have a small bias.
+            bias = rand(g, *k_hw, 1)
+            bias.view(-1)[1::2] = -10000.0
+            scores += bias.double().reshape(1, 1, -1)
         if causal:
             scores += torch.full_like(scores, -torch.inf).triu(1)
         y = torch.softmax(scores, dim=-1) @ split(v)
         y = y.transpose(0, 1).reshape(*q_hw, c)
         params = dict(heads=heads, head_dim=head_dim, scale=scale) | (dict(causal=True) if causal else {})
+        if biased:
+            k, params = torch.cat([k, bias], dim=2), params | dict(biased=True)
         self.add("attention", params, [q, k, v], [], y, y.shape)
 
     def upsample(self, h, w, c, factor):
@@ -359,6 +366,11 @@ def make_ops(to):
     ops.join((3, 4), None, 5, 0, 2, 6)
     for h, w, c, size in ((3, 5, 4, 2), (2, 3, 3, 2), (4, 1, 16, 2), (1, 1, 5, 3), (3, 2, 7, 1), (12, 13, 8, 4)):
         ops.unpatchify(h, w, c, size)
+    # Texts with padding.
+    ops.attention((5, 7), (1, 13), 2, 8, biased=True)
+    ops.attention((3, 2), (7, 5), 3, 5, biased=True)
+    ops.attention((1, 81), (1, 81), 2, 12, causal=True, biased=True)
+    ops.attention((4, 5), (1, 300), 1, 68, biased=True)
     save_file(ops.tensors, to / "ops.safetensors", {"cases": json.dumps(ops.cases)})
     print(f"ops: {len(ops.cases)} cases")
 

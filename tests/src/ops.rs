@@ -261,7 +261,13 @@ fn op(case: &Value) -> TestResult<Op> {
         Some("group_norm") => Op::GroupNorm(GroupNorm { groups: int("groups")?, eps: real("eps")?, act: act()? }),
         Some("attention") => {
             let (heads, head_dim, scale) = (int("heads")?, int("head_dim")?, real("scale")?);
-            Op::Attention(Attention { heads, head_dim, scale, causal: p["causal"] == true })
+            Op::Attention(Attention {
+                heads,
+                head_dim,
+                scale,
+                causal: p["causal"] == true,
+                biased: p["biased"] == true,
+            })
         }
         Some("upsample") => Op::Upsample(Upsample { factor: int("factor")? }),
         Some("avg_pool") => Op::AvgPool(AvgPool { size: int("size")? }),

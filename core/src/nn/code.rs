@@ -89,9 +89,9 @@ pub fn encode_node(node: &Node) -> [u32; NODE] {
             put(0, &[1]);
             put(6, &[groups, eps.to_bits(), act as u32]);
         }
-        Op::Attention(Attention { heads, head_dim, scale, causal }) => {
+        Op::Attention(Attention { heads, head_dim, scale, causal, biased }) => {
             put(0, &[2]);
-            put(6, &[heads, head_dim, scale.to_bits(), u32::from(causal)]);
+            put(6, &[heads, head_dim, scale.to_bits(), u32::from(causal), u32::from(biased)]);
         }
         Op::Upsample(Upsample { factor }) => {
             put(0, &[3]);
@@ -150,7 +150,10 @@ pub fn decode_node(words: &[u32; NODE]) -> Option<Node> {
             act: act(p11)?,
         }),
         1 => Op::GroupNorm(GroupNorm { groups: p0, eps: f32::from_bits(p1), act: act(p2)? }),
-        2 => Op::Attention(Attention { heads: p0, head_dim: p1, scale: f32::from_bits(p2), causal: p3 != 0 }),
+        2 => {
+            let (scale, causal, biased) = (f32::from_bits(p2), p3 != 0, p4 != 0);
+            Op::Attention(Attention { heads: p0, head_dim: p1, scale, causal, biased })
+        }
         3 => Op::Upsample(Upsample { factor: p0 }),
         4 => Op::AvgPool(AvgPool { size: p0 }),
         5 => Op::Concat(Concat),

@@ -36,7 +36,7 @@ fn cases() -> Vec<Case> {
         norm(false),
         norm(true),
         (
-            Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: false }),
+            Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: false, biased: false }),
             vec![picture(61, 33, 16), picture(1, 9, 16), picture(1, 9, 16)],
             vec![],
         ),
@@ -121,7 +121,7 @@ fn bands_change_no_bit() {
 fn what_cannot_be_cut_is_refused_with_the_number() {
     let Some(context) = context("what_cannot_be_cut_is_refused_with_the_number") else { return };
     let keys = Some(Shape::new(64, 64, 16));
-    let op = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: false });
+    let op = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: false, biased: false });
     let one = One::new(op, &[Some(Shape::new(1, 1, 16)), keys, keys], &[]);
     let options = Options { max_binding: Some(200_000), ..Options::default() };
     let refused = Network::needs(&context, &one.graph(), options);
@@ -129,7 +129,7 @@ fn what_cannot_be_cut_is_refused_with_the_number() {
         matches!(refused, Err(GpuError::Binding { what: "tensor", bytes: 262_144, limit: 200_000 })),
         "{refused:?}"
     );
-    let causal = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: true });
+    let causal = Op::Attention(Attention { heads: 2, head_dim: 8, scale: 0.4, causal: true, biased: false });
     let texts = Some(Shape::new(1, 4096, 16));
     let one = One::new(causal, &[texts; 3], &[]);
     let refused = Network::needs(&context, &one.graph(), options);

@@ -72,9 +72,12 @@ fn cases() -> Vec<One> {
         (shape(3, 3, 68), shape(3, 3, 68), 1, 68),
         (shape(3, 3, 138), shape(2, 5, 138), 2, 69),
     ] {
-        let op = Attention { heads, head_dim, scale: 1.3 / (head_dim as f32).sqrt(), causal: false };
+        let op = Attention { heads, head_dim, scale: 1.3 / (head_dim as f32).sqrt(), causal: false, biased: false };
         cases.push(One::new(Op::Attention(op), &[Some(q), Some(k), Some(k)], &[]));
     }
+    let biased = Attention { heads: 2, head_dim: 6, scale: 0.5, causal: false, biased: true };
+    let inputs = [shape(5, 3, 12), shape(1, 9, 13), shape(1, 9, 12)].map(Some);
+    cases.push(One::new(Op::Attention(biased), &inputs, &[]));
     cases.push(One::new(Op::Upsample(Upsample { factor: 3 }), &[Some(shape(5, 4, 6))], &[]));
     cases.push(One::new(Op::AvgPool(AvgPool { size: 2 }), &[Some(shape(7, 9, 5))], &[]));
     cases.push(One::new(Op::AvgPool(AvgPool { size: 3 }), &[Some(shape(7, 9, 4))], &[]));

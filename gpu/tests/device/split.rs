@@ -25,7 +25,7 @@ fn conv2d() -> One {
 }
 
 fn attention() -> One {
-    let op = Attention { heads: 4, head_dim: CHANNELS / 4, scale: 0.3, causal: false };
+    let op = Attention { heads: 4, head_dim: CHANNELS / 4, scale: 0.3, causal: false, biased: false };
     One::new(Op::Attention(op), &[Some(shape()); 3], &[])
 }
 

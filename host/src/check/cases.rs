@@ -138,7 +138,10 @@ fn attentions() -> Vec<Case> {
     let attend = |queries: Shape, keys: u32, heads: u32, head_dim: u32| {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let keys = Shape::new(1, keys, heads * head_dim);
-        Case::new(Op::Attention(Attention { heads, head_dim, scale, causal: false }), &[queries, keys, keys])
+        Case::new(
+            Op::Attention(Attention { heads, head_dim, scale, causal: false, biased: false }),
+            &[queries, keys, keys],
+        )
     };
     let dims = [6, 8, 16, 24, 32, 40, 64, 80, 96, 128, 160];
     let mut cases: Vec<Case> = dims.into_iter().map(|dim| attend(Shape::new(8, 8, 2 * dim), 64, 2, dim)).collect();
@@ -146,9 +149,16 @@ fn attentions() -> Vec<Case> {
     cases.push(attend(Shape::new(8, 8, 320), 77, 8, 40));
     cases.push(attend(Shape::new(16, 16, 64), 256, 2, 32));
     cases.push(attend(Shape::new(5, 3, 16), 3, 1, 16));
+    // With padding among the keys.
+    for head_dim in [24, 30] {
+        let op = Attention { heads: 2, head_dim, scale: 0.2, causal: false, biased: true };
+        let c = 2 * head_dim;
+        let shapes = [Shape::new(8, 8, c), Shape::new(1, 81, c + 1), Shape::new(1, 81, c)];
+        cases.push(Case::new(Op::Attention(op), &shapes));
+    }
     // As text encoders attend: heads of one block and of several, aligned and not.
     for (tokens, heads, head_dim) in [(77, 2, 64), (77, 1, 80), (13, 3, 6)] {
-        let op = Attention { heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), causal: true };
+        let op = Attention { heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), causal: true, biased: false };
         cases.push(Case::new(Op::Attention(op), &[Shape::new(1, tokens, heads * head_dim); 3]));
     }
     cases

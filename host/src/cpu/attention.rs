@@ -26,11 +26,12 @@ impl Kernels {
     /// Attention of a batch of `images`.
     pub(super) fn attention(&self, op: &Attention, images: usize, [q, k, v]: [&[f32]; 3], out: &mut [f32]) {
         let (c, d) = ((op.heads * op.head_dim) as usize, op.head_dim as usize);
-        let (queries, keys) = (q.len() / c / images, k.len() / c / images);
+        let (queries, keys) = (q.len() / c / images, v.len() / c / images);
+        let kc = c + usize::from(op.biased);
         for (image, out) in out.chunks_exact_mut(queries * c).enumerate() {
             let of =
                 |x: &'_ [f32], len: usize| -> std::ops::Range<usize> { image * len..(image * len + len).min(x.len()) };
-            let (q, k, v) = (&q[of(q, queries * c)], &k[of(k, keys * c)], &v[of(v, keys * c)]);
+            let (q, k, v) = (&q[of(q, queries * c)], &k[of(k, keys * kc)], &v[of(v, keys * c)]);
             for_parts(out, c, Grain::exactly(TASK, d), 1, |part| {
                 self.with_scratch(scratch(op, keys), |scratch| {
                     tile::run(self.arch, Head { op, q, k, v, part, scratch });
@@ -57,7 +58,8 @@ impl Task for Head<'_, '_> {
     fn run<S: Simd, const NV: usize>(self, simd: S) {
         let Self { op, q, k, v, mut part, scratch } = self;
         let (c, d) = ((op.heads * op.head_dim) as usize, op.head_dim as usize);
-        let keys = k.len() / c;
+        let keys = v.len() / c;
+        let kc = c + usize::from(op.biased);
         let padded = d.next_multiple_of(PANEL);
         let first = part.column;
         let (key_panels, scratch) = scratch.split_at_mut(keys.next_multiple_of(PANEL) * d);
@@ -68,7 +70,7 @@ impl Task for Head<'_, '_> {
             for lane in 0..PANEL {
                 let key = p * PANEL + lane;
                 for (i, row) in panel.chunks_exact_mut(PANEL).enumerate() {
-                    row[lane] = if key < keys { k[key * c + first + i] } else { 0.0 };
+                    row[lane] = if key < keys { k[key * kc + first + i] } else { 0.0 };
                 }
             }
         }
@@ -100,6 +102,11 @@ impl Task for Head<'_, '_> {
                     unseen.fill(0.0);
                     if row.is_empty() {
                         continue;
+                    }
+                    if op.biased {
+                        // The factor is still to come.
+                        let keys = k[key * kc..].chunks_exact(kc);
+                        row.iter_mut().zip(keys).for_each(|(score, key)| *score += key[c] / op.scale);
                     }
                     let shrink = weigh(row, op.scale, &mut max[i], &mut sum[i]);
                     if shrink != 1.0 {

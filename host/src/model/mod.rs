@@ -9,6 +9,7 @@ mod mapped;
 mod network;
 mod original;
 mod packed;
+mod prior_transformer;
 mod scheduler;
 mod sd3;
 mod source;
@@ -20,7 +21,9 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
-use unfog_core::nn::model::{dit as dit_core, sd3 as sd3_core, unet2d_condition as condition};
+use unfog_core::nn::model::{
+    dit as dit_core, prior_transformer as prior_core, sd3 as sd3_core, unet2d_condition as condition,
+};
 
 pub use autoencoder::{Autoencoder, Encoded};
 pub use classes::Classes;
@@ -72,6 +75,8 @@ enum Origin {
     Dit(Source, dit_core::Config),
     /// Files as diffusers saves them, of a `SD3Transformer2DModel` with this config.
     Sd3(Source, Box<sd3_core::Config>),
+    /// Files as diffusers saves them, of a `PriorTransformer` with this config.
+    Prior(Source, prior_core::Config),
     /// One file that `unfog pack` wrote.
     Pack(Box<Packed>),
 }
@@ -92,6 +97,7 @@ impl Origin {
             Self::UNet2d(source, _)
             | Self::UNet2dCondition(source, _)
             | Self::Dit(source, _)
+            | Self::Prior(source, _)
             | Self::Sd3(source, _) => Some(source),
             Self::Pack(_) => None,
         }
@@ -167,9 +173,13 @@ impl Model {
                         let (config, size) = sd3::read(&fields)?;
                         (Origin::Sd3(source, Box::new(config)), index, size, None)
                     }
+                    "PriorTransformer" => {
+                        let config = prior_transformer::read(&fields)?;
+                        (Origin::Prior(source, config), None, Some((1, 1)), None)
+                    }
                     class => {
                         return Err(Error::failure(format!("the network is a {class}, which unfog does not know"))
-                            .hint("known: UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel, SD3Transformer2DModel"));
+                            .hint("known: UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel, SD3Transformer2DModel, PriorTransformer"));
                     }
                 }
             }
@@ -194,6 +204,7 @@ impl Model {
             Origin::UNet2dCondition(..) => "UNet2DConditionModel",
             Origin::Dit(..) => "DiTTransformer2DModel",
             Origin::Sd3(..) => "SD3Transformer2DModel",
+            Origin::Prior(..) => "PriorTransformer",
             Origin::Pack(_) => "pack",
         }
     }
@@ -205,6 +216,7 @@ impl Model {
             Origin::UNet2dCondition(_, config) => [config.in_channels, config.out_channels],
             Origin::Dit(_, config) => [config.in_channels, config.out_channels],
             Origin::Sd3(_, config) => [config.in_channels, config.out_channels],
+            Origin::Prior(_, config) => [config.embedding_dim, config.out_dim()],
             Origin::Pack(pack) => pack.shapes().map(|shape| shape.c),
         }
     }
@@ -213,7 +225,7 @@ impl Model {
     pub fn takes_embedding(&self) -> bool {
         match &self.origin {
             Origin::UNet2d(_, config) => config.class_embedding == ClassEmbedding::Identity,
-            Origin::UNet2dCondition(..) | Origin::Sd3(..) => true,
+            Origin::UNet2dCondition(..) | Origin::Sd3(..) | Origin::Prior(..) => true,
             Origin::Dit(..) => false,
             Origin::Pack(pack) => pack.takes_embedding(),
         }
@@ -341,6 +353,7 @@ impl Model {
             Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, h, w, tokens),
             Origin::Dit(_, config) => dit::network(config, h, w),
             Origin::Sd3(_, config) => sd3::network(config, h, w, tokens),
+            Origin::Prior(_, config) => prior_transformer::network(config, h, w),
             Origin::Pack(pack) => pack.network(h, w),
         }
     }
@@ -354,6 +367,7 @@ impl Model {
             Origin::UNet2d(source, _)
             | Origin::UNet2dCondition(source, _)
             | Origin::Dit(source, _)
+            | Origin::Prior(source, _)
             | Origin::Sd3(source, _) => source.load(network),
             Origin::Pack(pack) => Weights::packed(pack.file(), network),
         }

@@ -38,6 +38,11 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
             return Err(fields.refuse(key, &expected));
         }
     }
+    let simple = is_simple(fields)?;
+    if simple && fields.value("only_cross_attention").is_some_and(|only| *only != Value::Bool(false)) {
+        return Err(fields.refuse("only_cross_attention", "false in such blocks: more is not supported"));
+    }
+    let middle = if simple { "UNetMidBlock2DSimpleCrossAttn" } else { "UNetMidBlock2DCrossAttn" };
     let encoder_hid_dim = fields.optional_u32("encoder_hid_dim")?;
     match (fields.optional_text("encoder_hid_dim_type")?, encoder_hid_dim) {
         (None, _) | (Some("text_proj"), Some(_)) => {}
@@ -51,15 +56,11 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
         freq_shift: fields.i32("freq_shift", 0)?,
         time_embedding_dim: fields.optional_u32("time_embedding_dim")?.filter(|&dim| dim != 0),
         time_cond_proj_dim: fields.optional_u32("time_cond_proj_dim")?,
-        levels: bounded("block_out_channels", levels(fields)?)?,
+        levels: bounded("block_out_channels", levels(fields, simple)?)?,
         mid_block: fields.choice(
             "mid_block_type",
             Mid::CrossAttention,
-            &[
-                (Some("UNetMidBlock2DCrossAttn"), Mid::CrossAttention),
-                (Some("UNetMidBlock2D"), Mid::Plain),
-                (None, Mid::None),
-            ],
+            &[(Some(middle), Mid::CrossAttention), (Some("UNetMidBlock2D"), Mid::Plain), (None, Mid::None)],
         )?,
         mid_block_scale_factor: match fields.f64("mid_block_scale_factor", 1.0)? as f32 {
             0.0 => return Err(fields.refuse("mid_block_scale_factor", "a number other than 0")),
@@ -82,17 +83,31 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
             Some("text_time") => Some(projection_dim(fields)?),
             Some(_) => return Err(fields.refuse("addition_embed_type", "null or \"text_time\"")),
         },
+        simple,
         conv_in_kernel: fields.u32("conv_in_kernel", 3)?,
         conv_out_kernel: fields.u32("conv_out_kernel", 3)?,
     };
     Ok((config, sample_size(fields)?))
 }
 
-fn levels(fields: &Fields) -> Result<Vec<Level>> {
+/// Whether the blocks are those of unCLIP's decoder.
+fn is_simple(fields: &Fields) -> Result<bool> {
+    let down = fields.texts("down_block_types", &[])?;
+    Ok(down.iter().any(|name| SIMPLE[0].contains(name)))
+}
+
+/// unCLIP's blocks without and with attention, on the way down and on the way up.
+const SIMPLE: [[&str; 2]; 2] =
+    [["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"], ["ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"]];
+/// The same of Stable Diffusion.
+const CROSSED: [[&str; 2]; 2] = [["DownBlock2D", "CrossAttnDownBlock2D"], ["UpBlock2D", "CrossAttnUpBlock2D"]];
+
+fn levels(fields: &Fields, simple: bool) -> Result<Vec<Level>> {
     let down = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"];
     let up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"];
-    let down = blocks(fields, "down_block_types", &down, ["DownBlock2D", "CrossAttnDownBlock2D"])?;
-    let mut up = blocks(fields, "up_block_types", &up, ["UpBlock2D", "CrossAttnUpBlock2D"])?;
+    let known = if simple { SIMPLE } else { CROSSED };
+    let down = blocks(fields, "down_block_types", &down, known[0])?;
+    let mut up = blocks(fields, "up_block_types", &up, known[1])?;
     up.reverse();
     let channels = fields.u32s("block_out_channels", &[320, 640, 1280, 1280])?;
     let count = channels.len();

@@ -46,6 +46,9 @@ impl Layout {
         if config.class_embedding != ClassEmbedding::None {
             return Err(Error::failure("the network takes a class beside the prompt, which is not supported yet"));
         }
+        if config.simple {
+            return Err(Error::failure("the network is unCLIP's decoder, whose pipeline is not supported yet"));
+        }
         let wanted = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
         let width = states(encoders);
         if width != wanted {

@@ -219,7 +219,7 @@ impl<'a> Net<'_, 'a, '_> {
         };
         let (q, k, v) = (project("q")?, project("k")?, project("v")?);
         let head_dim = c / heads;
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: true };
+        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: true, biased: false };
         let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
         let name_out = path(format_args!("{name}.self_attn.out_proj"))?;
         let x = self.layers.conv(&name_out, Conv2d::linear(c, c), mixed, [None, Some(x)])?;

@@ -147,7 +147,7 @@ impl Layers<'_, '_> {
         let mut project =
             |part: &str| self.conv(&path(format_args!("{name}.{part}"))?, Conv2d::linear(c, inner), hidden, [None; 2]);
         let (q, k, v) = (project("to_q")?, project("to_k")?, project("to_v")?);
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false };
+        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false, biased: false };
         let mixed = self.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
         let out = Conv2d { scale: 1.0 / scale_factor, ..Conv2d::linear(inner, c) };
         self.conv(&path(format_args!("{name}.to_out.0"))?, out, mixed, [None, Some(x)])

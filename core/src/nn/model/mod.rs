@@ -1,11 +1,13 @@
 //! Published architectures: a config becomes a graph, and the weights' names are told to the caller.
 
+mod added_keys;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod clip_text;
 pub mod dit;
 pub mod latents;
 mod layers;
+pub mod prior_transformer;
 pub mod sd3;
 pub mod transformer;
 pub mod unet2d;

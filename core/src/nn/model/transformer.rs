@@ -4,11 +4,16 @@
 use super::ConfigError;
 use super::layers::{Layers, Style, path};
 use crate::math;
-use crate::nn::graph::{GraphBuilder, TensorId, WeightNames, WeightUse};
-use crate::nn::op::{Act, Attention, Conv2d, Gate, GroupNorm, Join, LayerNorm, Modulate, Op, Unpatchify};
+use crate::nn::graph::{GraphBuilder, Grid, Input, TensorId, WeightNames, WeightUse};
+use crate::nn::op::{
+    Act, Attention, Concat, Conv2d, Gate, GroupNorm, Join, LayerNorm, Modulate, Op, Shape, Unpatchify,
+};
 
 /// Values of the time's sines and cosines, before the first linear layer (`Timesteps(num_channels=256)`).
 pub(super) const TIME_FEATURES: u32 = 256;
+
+/// What is added to the scores of tokens that are padding, as diffusers has it.
+pub const UNSEEN: f32 = -10000.0;
 
 /// The activation between the two linear layers that follow an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +97,32 @@ impl Layers<'_, '_> {
     /// Scaled dot-product attention.
     pub(super) fn attend(&mut self, heads: Heads, causal: bool, qkv: [TensorId; 3]) -> Result<TensorId, ConfigError> {
         let scale = 1.0 / math::sqrt(heads.dim as f32);
-        let op = Attention { heads: heads.count, head_dim: heads.dim, scale, causal };
+        let op = Attention { heads: heads.count, head_dim: heads.dim, scale, causal, biased: false };
         Ok(self.g.node(Op::Attention(op), qkv.map(Some), [None; 2])?)
+    }
+
+    /// `a + b`.
+    pub(super) fn sum(&mut self, a: TensorId, b: TensorId) -> Result<TensorId, ConfigError> {
+        Ok(self.g.node(Op::Modulate(Modulate::SUM), [Some(a), None, Some(b)], [None; 2])?)
+    }
+
+    /// The same; `bias` `[1, keys, 1]` is added to the scores of each key.
+    pub(super) fn attend_biased(
+        &mut self,
+        heads: Heads,
+        causal: bool,
+        [q, k, v]: [TensorId; 3],
+        bias: TensorId,
+    ) -> Result<TensorId, ConfigError> {
+        let k = self.g.node(Op::Concat(Concat), [Some(k), Some(bias), None], [None; 2])?;
+        let scale = 1.0 / math::sqrt(heads.dim as f32);
+        let op = Attention { heads: heads.count, head_dim: heads.dim, scale, causal, biased: true };
+        Ok(self.g.node(Op::Attention(op), [q, k, v].map(Some), [None; 2])?)
+    }
+
+    /// `count` tokens of one zero each.
+    pub(super) fn zeros(&mut self, count: u32) -> Result<TensorId, ConfigError> {
+        Ok(self.g.input(Input::Grid(Grid::Index { first: 0, stride: 0 }), Shape::new(count, 1, 1))?)
     }
 
     /// A linear layer to `out_c` channels, with or without a bias.

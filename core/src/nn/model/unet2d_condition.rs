@@ -12,6 +12,7 @@
 
 use heapless::Vec;
 
+use super::added_keys;
 use super::layers::{Change, Layers, Style, path};
 use super::{ConfigError, MAX_LAYERS, MAX_LEVELS, check_numbers, check_size};
 use crate::math;
@@ -121,6 +122,10 @@ pub struct Config {
     pub class_embedding: ClassEmbedding,
     /// `addition_embed_type` `text_time`, with so many values (`projection_class_embeddings_input_dim`).
     pub addition: Option<u32>,
+    /// The blocks are those of unCLIP (`ResnetDownsampleBlock2D`, `SimpleCrossAttnDownBlock2D` and the like): resolutions change in
+    /// residual layers, pixels attend to tokens and pixels at once, and a level's `heads` are the channels of a head. The condition ends
+    /// with what is added to the scores of each token ([`super::transformer::UNSEEN`] for padding).
+    pub simple: bool,
     /// Rows and columns of the first convolution's kernel.
     pub conv_in_kernel: u32,
     /// Rows and columns of the last convolution's kernel.
@@ -201,7 +206,7 @@ pub fn build<'a>(
         time_dim: config.time_dim(),
     };
     let layers = Layers { g: builder, names, style, temb: None };
-    Net { config, layers, tokens: TensorId(0) }.build(Shape::new(h, w, config.in_channels), tokens)
+    Net { config, layers, tokens: TensorId(0), bias: TensorId(0) }.build(Shape::new(h, w, config.in_channels), tokens)
 }
 
 struct Net<'c, 'a, 'n> {
@@ -209,6 +214,8 @@ struct Net<'c, 'a, 'n> {
     layers: Layers<'a, 'n>,
     /// What the transformers attend to.
     tokens: TensorId,
+    /// What is added to the scores of each token, where that is told.
+    bias: TensorId,
 }
 
 impl<'a> Net<'_, 'a, '_> {
@@ -223,6 +230,9 @@ impl<'a> Net<'_, 'a, '_> {
         let token_dim = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
         self.tokens = self.layers.g.input(Input::Embedding, Shape::new(1, tokens, token_dim))?;
         self.layers.temb = Some(self.time_embedding(first.channels)?);
+        if config.simple {
+            self.bias = self.layers.g.input(Input::Embedding, Shape::new(1, tokens, 1))?;
+        }
         if config.encoder_hid_dim.is_some() {
             let linear = Conv2d::linear(token_dim, config.cross_attention_dim);
             self.tokens = self.layers.conv("encoder_hid_proj", linear, self.tokens, [None; 2])?;
@@ -247,13 +257,16 @@ impl<'a> Net<'_, 'a, '_> {
                 let name = path(format_args!("down_blocks.{i}.resnets.{j}"))?;
                 x = self.layers.resnet(&name, x, level.channels, Change::Keep, 1.0)?;
                 if level.down_attention {
-                    x = self.transformer(&path(format_args!("down_blocks.{i}.attentions.{j}"))?, level, x)?;
+                    x = self.attentive(&path(format_args!("down_blocks.{i}.attentions.{j}"))?, level, x)?;
                 }
                 keep(x)?;
             }
             if i + 1 < levels {
                 let name = path(format_args!("down_blocks.{i}.downsamplers.0"))?;
-                x = self.layers.downsample(&name, x, config.downsample_padding)?;
+                x = match config.simple {
+                    true => self.layers.resnet(&name, x, level.channels, Change::Down, 1.0)?,
+                    false => self.layers.downsample(&name, x, config.downsample_padding)?,
+                };
                 keep(x)?;
             }
         }
@@ -267,11 +280,15 @@ impl<'a> Net<'_, 'a, '_> {
                 let name = path(format_args!("up_blocks.{i}.resnets.{j}"))?;
                 x = self.layers.resnet(&name, x, level.channels, Change::Keep, 1.0)?;
                 if level.up_attention {
-                    x = self.transformer(&path(format_args!("up_blocks.{i}.attentions.{j}"))?, level, x)?;
+                    x = self.attentive(&path(format_args!("up_blocks.{i}.attentions.{j}"))?, level, x)?;
                 }
             }
             if i + 1 < levels {
-                x = self.layers.upsample(&path(format_args!("up_blocks.{i}.upsamplers.0"))?, x)?;
+                let name = path(format_args!("up_blocks.{i}.upsamplers.0"))?;
+                x = match config.simple {
+                    true => self.layers.resnet(&name, x, level.channels, Change::Up, 1.0)?,
+                    false => self.layers.upsample(&name, x)?,
+                };
             }
         }
 
@@ -337,8 +354,19 @@ impl<'a> Net<'_, 'a, '_> {
         if self.config.mid_block == Mid::Plain {
             return Ok(x);
         }
-        let x = self.transformer("mid_block.attentions.0", level, x)?;
+        let x = self.attentive("mid_block.attentions.0", level, x)?;
         self.layers.resnet("mid_block.resnets.1", x, level.channels, Change::Keep, scale)
+    }
+
+    /// The attention of a level's block.
+    fn attentive(&mut self, name: &str, level: &Level, x: TensorId) -> Result<TensorId, ConfigError> {
+        match self.config.simple {
+            true => {
+                let (norm, tokens) = (self.layers.style.norm, [self.tokens, self.bias]);
+                added_keys::attention(&mut self.layers, name, norm.groups, level.heads, tokens, x)
+            }
+            false => self.transformer(name, level, x),
+        }
     }
 
     /// `Transformer2DModel`: normalised, transformer layers over the pixels, and the residual. Its projections are the same
@@ -382,7 +410,7 @@ impl<'a> Net<'_, 'a, '_> {
         let q = self.layers.linear(&path(format_args!("{name}.attn{n}.to_q"))?, hidden, inner, None)?;
         let k = self.layers.linear(&path(format_args!("{name}.attn{n}.to_k"))?, source, inner, None)?;
         let v = self.layers.linear(&path(format_args!("{name}.attn{n}.to_v"))?, source, inner, None)?;
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false };
+        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false, biased: false };
         let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
         let out = Conv2d::linear(inner, inner);
         self.layers.conv(&path(format_args!("{name}.attn{n}.to_out.0"))?, out, mixed, [None, Some(x)])

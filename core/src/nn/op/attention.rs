@@ -4,7 +4,7 @@ use super::{MAX_INPUTS, Shape, ShapeError};
 use crate::math;
 
 /// `out = softmax(q k^T * scale) v`, for each head apart. Head `i` is the channels `i * head_dim ..`. Where it is causal, the query of a
-/// pixel sees the keys up to its own pixel alone.
+/// pixel sees the keys up to its own pixel alone. Where it is biased, `k` has one channel more, which is added to that key's scores.
 ///
 /// Inputs: `q` `[h, w, heads * head_dim]`, `k` and `v` `[hk, wk, heads * head_dim]`; the output has the shape of `q`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Attention {
     pub scale: f32,
     /// Query `i` sees keys `0..=i` alone (text); there are as many keys as queries.
     pub causal: bool,
+    /// The last channel of `k`, behind those of the heads, is added to the scores of its key, after the factor (padding: -10000).
+    pub biased: bool,
 }
 
 impl Attention {
@@ -27,10 +29,11 @@ impl Attention {
         if self.heads == 0 || self.head_dim == 0 || self.heads.checked_mul(self.head_dim) != Some(q.c) {
             return Err(ShapeError::Parameter);
         }
-        if k != v || k.c != q.c {
+        let keys = Shape { c: q.c.saturating_add(u32::from(self.biased)), ..v };
+        if k != keys || v.c != q.c {
             return Err(ShapeError::Mismatch(k, v));
         }
-        if self.causal && k != q {
+        if self.causal && v != q {
             return Err(ShapeError::Mismatch(q, k));
         }
         Ok(q)
@@ -40,17 +43,18 @@ impl Attention {
     /// in order, the output itself as accumulator.
     pub fn run(&self, q: &[f32], qs: Shape, k: &[f32], v: &[f32], out: &mut [f32]) {
         let (c, d) = (qs.c as usize, self.head_dim as usize);
+        let kc = c + usize::from(self.biased);
         for (i, (qp, op)) in q.chunks_exact(c).zip(out.chunks_exact_mut(c)).enumerate() {
             let keys = if self.causal { i + 1 } else { usize::MAX };
             for (qh, (oh, first)) in qp.chunks_exact(d).zip(op.chunks_exact_mut(d).zip((0..c).step_by(d))) {
                 let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0_f32);
                 oh.fill(0.0);
-                for (kp, vp) in k.chunks_exact(c).zip(v.chunks_exact(c)).take(keys) {
+                for (kp, vp) in k.chunks_exact(kc).zip(v.chunks_exact(c)).take(keys) {
                     let mut dot = 0.0;
                     for (a, b) in qh.iter().zip(&kp[first..first + d]) {
                         dot += a * b;
                     }
-                    let score = dot * self.scale;
+                    let score = dot * self.scale + kp.get(c).copied().unwrap_or(0.0);
                     if score > max {
                         let shrink = math::exp(max - score);
                         sum *= shrink;
