@@ -35,7 +35,7 @@ fn net(case: &Value, x: &Tensor) -> TestResult<Net> {
 }
 
 /// The condition of each image of a case, and the embeddings that it names.
-fn conditions<'g>(golden: &'g Golden, number: usize) -> TestResult<(Vec<Cond>, Vec<&'g [f32]>)> {
+fn conditions(golden: &Golden, number: usize) -> TestResult<(Vec<Cond>, Vec<&[f32]>)> {
     if let Ok(embedding) = golden.part(number, "embedding") {
         let rows: Vec<&[f32]> = embedding.values.chunks_exact(embedding.shape[1]).collect();
         return Ok(((0..rows.len() as u32).map(Cond::Loaded).collect(), rows));
