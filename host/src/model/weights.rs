@@ -87,8 +87,8 @@ impl Weights {
             let file = &files[found.file];
             let complain = |what: String| Error::failure(format!("{}: weight {name} {what}", file.name));
             // Parameters that torch broadcasts have sides of one in front.
-            let bare = found.shape.iter().position(|&n| n != 1).map_or(&found.shape[..], |first| &found.shape[first..]);
-            if padded(&found.shape) != Some(weight.shape) && padded(bare) != Some(weight.shape) {
+            let ones = found.shape.iter().take_while(|&&n| n == 1).count();
+            if (0..=ones).all(|first| padded(&found.shape[first..]) != Some(weight.shape)) {
                 let expected: Vec<u32> = trimmed(weight.shape);
                 return Err(complain(format!("has the shape {:?}, expected {expected:?}", found.shape)));
             }
