@@ -54,8 +54,7 @@ fn networks_agree_with_diffusers() -> TestResult {
             let mut denoiser = backend.denoiser(&net, &rows).map_err(|e| format!("{what}: {e}"))?;
             let mut out = vec![f32::NAN; want.values.len()];
             denoiser.predict(&x.values, t, &conds, &mut out).map_err(|e| format!("{what}: {e}"))?;
-            let far =
-                close_pictures(&what, &out, &want.values, [x.shape[2], x.shape[3]], tolerance::transformer(backend))?;
+            let far = close_pictures(&what, &out, &want.values, [x.shape[2], x.shape[3]], tolerance::network(backend))?;
             println!("{what}: {far:.1e} (diffusers in f32 from f64: {:.1e})", case["floor"].as_f64().unwrap_or(0.0));
             backend.check()?;
         }
