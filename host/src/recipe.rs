@@ -11,6 +11,43 @@ use crate::image::read_text;
 /// The keyword of a PNG's text under which the recipe lies, as JSON.
 pub const KEYWORD: &str = "unfog";
 
+/// A LoRA that was added to the model's weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    /// The file, as it was named.
+    pub file: String,
+    /// SHA-256 of it.
+    pub sha256: String,
+    /// The factor on what it adds.
+    pub weight: f32,
+}
+
+/// An embedding that the text encoders were taught.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Embedding {
+    /// The file, as it was named.
+    pub file: String,
+    /// SHA-256 of it.
+    pub sha256: String,
+    /// The word that stands for it.
+    pub token: String,
+}
+
+/// A control that steered the network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Control {
+    /// Its folder, as it was named.
+    pub model: String,
+    /// SHA-256 of its weight files.
+    pub sha256: String,
+    /// The picture that it saw, as it was named.
+    pub image: String,
+    /// SHA-256 of that file.
+    pub image_sha256: String,
+    /// How much it counted.
+    pub scale: f32,
+}
+
 /// A run of `sample`: every option as it was in effect, and what it ran on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -22,6 +59,15 @@ pub struct Recipe {
     pub model: String,
     /// SHA-256 of the model's weight files.
     pub weights_sha256: String,
+    /// The LoRAs that were added to the weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<Lora>,
+    /// The embeddings that the text encoders were taught.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<Embedding>,
+    /// What steered the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Control>,
     /// The prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
@@ -81,6 +127,14 @@ impl Recipe {
     #[must_use]
     pub fn of_image(&self, index: u64) -> Self {
         Self { count: 1, first: index, ..self.clone() }
+    }
+
+    /// The hashes of the files that were used beside the model.
+    pub(crate) fn files(&mut self) -> impl Iterator<Item = &mut String> {
+        let loras = self.loras.iter_mut().map(|lora| &mut lora.sha256);
+        let embeddings = self.embeddings.iter_mut().map(|embedding| &mut embedding.sha256);
+        let controls = self.controls.iter_mut().flat_map(|c| [&mut c.sha256, &mut c.image_sha256]);
+        loras.chain(embeddings).chain(controls)
     }
 
     /// As JSON.

@@ -89,7 +89,7 @@ pub(crate) fn read_f32<const N: usize>(path: &Path, names: [&str; N]) -> Result<
 }
 
 /// A tensor's values; `None` for types other than f32, f16 and bf16.
-fn widen(tensor: &TensorView<'_>) -> Result<Option<Vec<f32>>> {
+pub(crate) fn widen(tensor: &TensorView<'_>) -> Result<Option<Vec<f32>>> {
     let halves = || tensor.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     let mut values = memory::room(tensor.shape().iter().product())?;
     match tensor.dtype() {

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
-use unfog::backend::Kind;
+use serde_json::Value;
+use unfog::backend::{Kind, Request};
 use unfog::cpu::CpuOptions;
 use unfog::image::{Picture, load};
 use unfog::recipe::Recipe;
@@ -14,7 +15,7 @@ use unfog::stop::Stop;
 use crate::TestResult;
 use crate::backend::{Backend, gpus};
 use crate::compare::close;
-use crate::golden::{Golden, Tensor};
+use crate::golden::{Golden, Tensor, root};
 use crate::tolerance::Tolerance;
 
 /// One backend of each kind, with its name on the command line.
@@ -90,6 +91,51 @@ pub fn compare(
         0 | 1 => Ok((outcome.recipe, far, most)),
         _ => Err(format!("{what}: pictures are {most} steps of 255 apart").into()),
     }
+}
+
+/// The folder of one of the goldens' pipelines.
+pub fn pipeline(name: &str) -> PathBuf {
+    root().join("tests/golden/pipelines").join(name)
+}
+
+/// The options that a golden's case names.
+pub fn options(case: &Value, kind: Kind) -> Options {
+    Options {
+        model: case["pipeline"].as_str().map(pipeline),
+        prompt: case["prompt"].as_str().map(str::to_owned),
+        negative: case["negative"].as_str().map(str::to_owned),
+        guidance: case["guidance"].as_f64().map(|g| g as f32),
+        steps: case["steps"].as_u64().map(|n| n as usize),
+        backend: Request { kind, ..Request::default() },
+        ..Options::default()
+    }
+}
+
+/// Runs `options`; `what` names the case.
+///
+/// # Errors
+/// The run's, in words.
+pub fn run(options: &Options, what: &str) -> TestResult<Recipe> {
+    let outcome = sample(options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
+    Ok(outcome.recipe)
+}
+
+/// Runs `options` from this noise in a folder, where the pictures are to be. The recipe, and what the sampler leaves.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn latents(options: Options, noise: &Tensor, folder: &Path, what: &str) -> TestResult<(Recipe, Tensor)> {
+    let (noise_in, latents) = (folder.join("noise.safetensors"), folder.join("latents.safetensors"));
+    write_noise(&noise_in, noise)?;
+    let options = Options {
+        count: u32::try_from(noise.shape[0])?,
+        noise_in: Some(noise_in),
+        latents_out: Some(latents.clone()),
+        out: folder.join("{i}.png"),
+        ..options
+    };
+    let recipe = run(&options, what)?;
+    Ok((recipe, Golden::read_file(&latents)?.tensor("x0")?.clone()))
 }
 
 /// The one line that a run is refused with.

@@ -125,6 +125,11 @@ pub fn pipeline(backend: &Backend) -> Tolerance {
     }
 }
 
+/// The same after two steps with weights in half floats, against those in f32.
+pub fn half_pipeline() -> Tolerance {
+    allow(5e-3, "kernels rounded to 11 bits, as of one evaluation")
+}
+
 /// The final sample of four steps on the CPU backend of another processor, against this one's.
 pub fn another_processor() -> Tolerance {
     allow(1e-5, "vectors of another length change the order of sums, which every step passes on; 3e-7 was seen")

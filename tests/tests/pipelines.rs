@@ -1,82 +1,36 @@
 //! Text to image as a whole against diffusers: a pipeline's folder, a prompt and given noise in; latents and pictures out.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Value, json};
-use unfog::backend::{Kind, Request};
-use unfog::cpu::CpuOptions;
+use unfog::backend::Kind;
 use unfog::image::{Picture, load};
-use unfog::recipe::Recipe;
-use unfog::sample::{Options, sample};
-use unfog::stop::Stop;
+use unfog::sample::Options;
 use unfog_tests::TestResult;
-use unfog_tests::backend::{Backend, gpus};
 use unfog_tests::compare::close;
-use unfog_tests::golden::{Golden, Tensor, root};
+use unfog_tests::golden::{Golden, root};
+use unfog_tests::pipeline::{self, kinds, refusal, run, write_noise};
 use unfog_tests::tolerance;
-
-fn pipeline(name: &str) -> PathBuf {
-    root().join("tests/golden/pipelines").join(name)
-}
 
 /// An empty folder for a test.
 fn folder(name: &str) -> TestResult<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    match fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => fs::create_dir_all(&folder)?,
-    }
-    Ok(folder)
+    pipeline::folder(env!("CARGO_TARGET_TMPDIR"), name)
 }
 
-/// Writes noise `[n, c, h, w]` as a file for `--noise-in`.
-fn write_noise(path: &Path, noise: &Tensor) -> TestResult {
-    let bytes: Vec<u8> = noise.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let shape = [&[1], &noise.shape[..]].concat();
-    Ok(serialize_to_file([("noise", TensorView::new(Dtype::F32, shape, &bytes)?)], None, path)?)
-}
-
-/// The options of a case.
+/// The options of a case, for two pictures.
 fn options(case: &Value, kind: Kind) -> Options {
-    Options {
-        model: case["pipeline"].as_str().map(pipeline),
-        prompt: case["prompt"].as_str().map(str::to_owned),
-        negative: case["negative"].as_str().map(str::to_owned),
-        guidance: case["guidance"].as_f64().map(|g| g as f32),
-        steps: case["steps"].as_u64().map(|n| n as usize),
-        count: 2,
-        backend: Request { kind, ..Request::default() },
-        ..Options::default()
-    }
+    Options { count: 2, ..pipeline::options(case, kind) }
 }
 
 /// What a test changes of a case's options.
 type Change = Box<dyn Fn(&mut Options)>;
-
-fn run(options: &Options, what: &str) -> TestResult<Recipe> {
-    let outcome = sample(options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
-    Ok(outcome.recipe)
-}
-
-/// The one line that a run is refused with.
-fn refusal(options: &Options) -> TestResult<String> {
-    match sample(options, &Stop::default(), &mut |_| {}) {
-        Ok(_) => Err(format!("this is not refused: {options:?}").into()),
-        Err(e) => Ok(e.report()),
-    }
-}
 
 #[test]
 fn pipelines_agree_with_diffusers() -> TestResult {
     let golden = Golden::read("pipelines")?;
     let folder = folder("pipelines")?;
     let noise = folder.join("noise.safetensors");
-    let mut backends = vec![(Kind::Reference, Backend::Reference), (Kind::Cpu, Backend::Cpu(CpuOptions::default()))];
-    backends.extend(
-        gpus()?.first().map(|gpu| (Kind::Vulkan, Backend::Vulkan { gpu, options: unfog_gpu::Options::default() })),
-    );
+    let backends = kinds()?;
     for (number, case) in golden.cases().iter().enumerate() {
         write_noise(&noise, golden.part(number, "noise")?)?;
         let (latents, image) = (golden.part(number, "latents")?, golden.part(number, "image")?);

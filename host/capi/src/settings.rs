@@ -9,8 +9,13 @@ use unfog::settings::parity;
 use unfog::{Error, Result};
 
 /// The options that can be set.
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 34] = [
     "prompt",
+    "lora",
+    "embedding",
+    "control",
+    "control-image",
+    "control-scale",
     "clip-skip",
     "class",
     "negative",
@@ -45,6 +50,8 @@ const NAMES: [&str; 29] = [
 pub(crate) fn set(options: &mut Options, name: &CStr, value: &CStr) -> Result<()> {
     let name = name.to_str().unwrap_or_default();
     match name {
+        "control" => options.controls.push(path(value)?),
+        "control-image" => options.control_images.push(path(value)?),
         "noise-in" => options.noise_in = Some(path(value)?),
         "latents-out" => options.latents_out = Some(path(value)?),
         "out" => options.out = path(value)?,
@@ -59,6 +66,9 @@ pub(crate) fn set(options: &mut Options, name: &CStr, value: &CStr) -> Result<()
 fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
     match name {
         "prompt" => options.prompt = Some(value.into()),
+        "lora" => options.loras.push(value.parse()?),
+        "embedding" => options.embeddings.push(value.parse()?),
+        "control-scale" => options.control_scales.push(number(name, value)?),
         "clip-skip" => options.clip_skip = Some(number(name, value)?),
         "class" => options.class = Some(value.into()),
         "negative" => options.negative = Some(value.into()),

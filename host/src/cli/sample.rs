@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use unfog::Result;
 use unfog::backend::Request;
+use unfog::model::{EmbeddingChoice, LoraChoice};
 use unfog::recipe::Recipe;
 use unfog::sample::{Event, Generator, Options, sample};
 use unfog::settings::parity;
@@ -23,6 +24,23 @@ pub(crate) struct Args {
     /// What the pictures are to show, of a model of texts; (word:1.2) and [word] give words weight, BREAK begins a new chunk
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
+    /// LoRA to add to the model's weights: a safetensors file with kohya's or diffusers' names, and a factor; may be given several times
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    lora: Vec<LoraChoice>,
+    /// Word for the prompt: a safetensors file of textual inversion, and the word [default: the one in the file, or the file's name]; may
+    /// be given several times
+    #[arg(long, value_name = "FILE[:TOKEN]")]
+    embedding: Vec<EmbeddingChoice>,
+    /// Folder of a ControlNet that steers the network, as diffusers saves it [default: the model's own, if it has one]; may be given
+    /// several times
+    #[arg(long, value_name = "DIR")]
+    control: Vec<PathBuf>,
+    /// Picture that the control sees, brought to the size of what is made; one for each --control
+    #[arg(long, value_name = "IMAGE")]
+    control_image: Vec<PathBuf>,
+    /// How much the control counts: once, or for each --control [default: 1]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    control_scale: Vec<f32>,
     /// Layers at the end of the text encoders to leave out [default: 0]
     #[arg(long, value_name = "N")]
     clip_skip: Option<u32>,
@@ -116,6 +134,11 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
     let options = Options {
         model: args.model.clone(),
         prompt: args.prompt.clone(),
+        loras: args.lora.clone(),
+        embeddings: args.embedding.clone(),
+        controls: args.control.clone(),
+        control_images: args.control_image.clone(),
+        control_scales: args.control_scale.clone(),
         clip_skip: args.clip_skip,
         class: args.class.clone(),
         negative: args.negative.clone(),

@@ -3,6 +3,7 @@
 mod format;
 mod load;
 mod png_text;
+mod resize;
 mod save;
 
 pub use format::Format;

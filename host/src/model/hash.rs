@@ -25,6 +25,13 @@ impl Fingerprint {
         }))
     }
 
+    /// Starts to compute the SHA-256 of `bytes`.
+    pub(crate) fn of(bytes: Arc<Vec<u8>>) -> Self {
+        Self(std::thread::spawn(move || {
+            Ok(Sha256::digest(&bytes[..]).iter().map(|byte| format!("{byte:02x}")).collect())
+        }))
+    }
+
     /// The fingerprint, in hexadecimal digits; waits for it.
     ///
     /// # Errors

@@ -1,10 +1,14 @@
 //! Models as diffusers saves them: folders of configs and weights.
 
 mod autoencoder;
+mod changed;
 mod classes;
+mod control;
 mod dit;
+mod embedding;
 pub(crate) mod fields;
 mod hash;
+mod lora;
 mod mapped;
 mod network;
 mod original;
@@ -21,13 +25,17 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
-use unfog_core::nn::model::{
-    dit as dit_core, prior_transformer as prior_core, sd3 as sd3_core, unet2d_condition as condition,
-};
+use unfog_core::nn::model::unet2d_condition::{self as condition, Beside};
+use unfog_core::nn::model::{dit as dit_core, prior_transformer as prior_core, sd3 as sd3_core};
 
 pub use autoencoder::{Autoencoder, Encoded};
 pub use classes::Classes;
+pub(crate) use control::Control;
+pub(crate) use embedding::Embedding;
+pub use embedding::EmbeddingChoice;
 pub use hash::Fingerprint;
+pub use lora::LoraChoice;
+pub(crate) use lora::{Loras, Part};
 pub use network::Network;
 pub use scheduler::Scheduler;
 pub(crate) use scheduler::{KARRAS_RHO, Own, SCHEDULES, TCD_ETA};
@@ -43,7 +51,14 @@ use source::{FileKind, Source};
 /// The pipelines whose way from noise to picture is the one of this library.
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
 /// The pipelines around a `UNet2DConditionModel`, of which the network alone is used so far.
-const TEXT_PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+const TEXT_PIPELINES: [&str; 6] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionXLControlNetPipeline",
+    "StableDiffusionAdapterPipeline",
+    "StableDiffusionXLAdapterPipeline",
+];
 /// The pipelines around a `DiTTransformer2DModel`.
 const CLASS_PIPELINES: [&str; 1] = ["DiTPipeline"];
 /// The pipelines around a `SD3Transformer2DModel`.
@@ -327,7 +342,7 @@ impl Model {
     /// unless its model_index.json says otherwise.
     pub(crate) fn zeros_for_no_prompt(&self) -> Result<bool> {
         let Some(index) = read_index(&self.name, self.origin.index()?, &known_pipelines())? else { return Ok(false) };
-        let xl = index.text("_class_name", "")? == "StableDiffusionXLPipeline";
+        let xl = index.text("_class_name", "")?.starts_with("StableDiffusionXL");
         index.bool("force_zeros_for_empty_prompt", xl)
     }
 
@@ -350,12 +365,31 @@ impl Model {
     pub fn network_for(&self, h: u32, w: u32, tokens: u32) -> Result<Network> {
         match &self.origin {
             Origin::UNet2d(_, config) => unet2d::network(config, h, w),
-            Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, h, w, tokens),
+            Origin::UNet2dCondition(_, config) => unet2d_condition::network(config, Beside::default(), h, w, tokens),
             Origin::Dit(_, config) => dit::network(config, h, w),
             Origin::Sd3(_, config) => sd3::network(config, h, w, tokens),
             Origin::Prior(_, config) => prior_transformer::network(config, h, w),
             Origin::Pack(pack) => pack.network(h, w),
         }
+    }
+
+    /// What a network takes whose pixels attend to texts; `None` of any other.
+    pub(crate) fn condition(&self) -> Option<&condition::Config> {
+        match &self.origin {
+            Origin::UNet2dCondition(_, config) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// The same for a network of texts with what is `beside` it.
+    ///
+    /// # Errors
+    /// Those of [`Model::network`]; a usage error for any other model.
+    pub(crate) fn network_beside(&self, h: u32, w: u32, tokens: u32, beside: Beside<'_>) -> Result<Network> {
+        let config = self
+            .condition()
+            .ok_or_else(|| Error::usage(format!("--control: the model {} is none that pictures steer", self.name)))?;
+        unet2d_condition::network(config, beside, h, w, tokens)
     }
 
     /// Reads and checks the weights of `network`, which this model made.

@@ -52,6 +52,14 @@ impl Network {
         }
     }
 
+    /// The weights alone whose names begin with `prefix`, without it: for reading them.
+    pub(crate) fn part(&self, prefix: &str) -> Self {
+        let all = self.names.iter().zip(&self.weights);
+        let own = all.filter_map(|(name, weight)| Some((name.strip_prefix(prefix)?.to_owned(), *weight)));
+        let (names, weights) = own.unzip();
+        Self { nodes: Vec::new(), tensors: Vec::new(), weights, output: TensorId(0), names }
+    }
+
     /// The graph.
     pub fn graph(&self) -> Graph<'_> {
         Graph { nodes: &self.nodes, tensors: &self.tensors, weights: &self.weights, output: self.output }

@@ -33,6 +33,12 @@ impl TextEncoder {
         &self.config
     }
 
+    /// This encoder with a table of at least `count` tokens.
+    pub(crate) fn with_tokens(&self, count: u32) -> Self {
+        let config = Config { vocab_size: self.config.vocab_size.max(count), ..self.config.clone() };
+        Self { config, ..self.clone() }
+    }
+
     /// The network for texts of `tokens` tokens, padding included, without weights.
     ///
     /// # Errors

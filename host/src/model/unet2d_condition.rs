@@ -1,7 +1,7 @@
 //! diffusers' `unet/config.json` of a `UNet2DConditionModel` as core's [`Config`].
 
 use serde_json::Value;
-use unfog_core::nn::model::unet2d_condition::{ClassEmbedding, Config, Level, Mid, build};
+use unfog_core::nn::model::unet2d_condition::{Beside, ClassEmbedding, Config, Level, Mid, build};
 
 use super::fields::Fields;
 use super::network::Network;
@@ -31,6 +31,19 @@ const ABSENT: [(&str, &[&str]); 12] = [
 /// # Errors
 /// An unknown block, an option that is not supported, a value of the wrong kind.
 pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
+    Ok((config(fields, true)?, sample_size(fields)?))
+}
+
+/// Reads what the config of a `ControlNetModel` has in common with these: all but the way up.
+///
+/// # Errors
+/// Those of [`read`].
+pub(super) fn read_control(fields: &Fields) -> Result<Config> {
+    config(fields, false)
+}
+
+/// A config, of a network with a way up or of one without.
+fn config(fields: &Fields, up: bool) -> Result<Config> {
     for (key, absent) in ABSENT {
         let value = fields.value(key).map(Value::to_string);
         if value.is_some_and(|value| !absent.contains(&value.as_str())) {
@@ -48,7 +61,7 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
         (None, _) | (Some("text_proj"), Some(_)) => {}
         _ => return Err(fields.refuse("encoder_hid_dim_type", "null, or \"text_proj\" with an encoder_hid_dim")),
     }
-    let config = Config {
+    Ok(Config {
         in_channels: fields.u32("in_channels", 4)?,
         out_channels: fields.u32("out_channels", 4)?,
         center_input_sample: fields.bool("center_input_sample", false)?,
@@ -56,7 +69,7 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
         freq_shift: fields.i32("freq_shift", 0)?,
         time_embedding_dim: fields.optional_u32("time_embedding_dim")?.filter(|&dim| dim != 0),
         time_cond_proj_dim: fields.optional_u32("time_cond_proj_dim")?,
-        levels: bounded("block_out_channels", levels(fields, simple)?)?,
+        levels: bounded("block_out_channels", levels(fields, simple, up)?)?,
         mid_block: fields.choice(
             "mid_block_type",
             Mid::CrossAttention,
@@ -86,8 +99,7 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
         simple,
         conv_in_kernel: fields.u32("conv_in_kernel", 3)?,
         conv_out_kernel: fields.u32("conv_out_kernel", 3)?,
-    };
-    Ok((config, sample_size(fields)?))
+    })
 }
 
 /// Whether the blocks are those of unCLIP's decoder.
@@ -102,12 +114,15 @@ const SIMPLE: [[&str; 2]; 2] =
 /// The same of Stable Diffusion.
 const CROSSED: [[&str; 2]; 2] = [["DownBlock2D", "CrossAttnDownBlock2D"], ["UpBlock2D", "CrossAttnUpBlock2D"]];
 
-fn levels(fields: &Fields, simple: bool) -> Result<Vec<Level>> {
+fn levels(fields: &Fields, simple: bool, up: bool) -> Result<Vec<Level>> {
     let down = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"];
-    let up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"];
+    let up_blocks = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"];
     let known = if simple { SIMPLE } else { CROSSED };
     let down = blocks(fields, "down_block_types", &down, known[0])?;
-    let mut up = blocks(fields, "up_block_types", &up, known[1])?;
+    let mut up = match up {
+        true => blocks(fields, "up_block_types", &up_blocks, known[1])?,
+        false => vec![false; down.len()],
+    };
     up.reverse();
     let channels = fields.u32s("block_out_channels", &[320, 640, 1280, 1280])?;
     let count = channels.len();
@@ -195,10 +210,10 @@ fn projection_dim(fields: &Fields) -> Result<u32> {
     fields.optional_u32(KEY)?.ok_or_else(|| fields.refuse(KEY, "a whole number"))
 }
 
-/// The network of `config` for images of `h * w` and conditions of `tokens` tokens.
+/// The network of `config` for images of `h * w` and conditions of `tokens` tokens, with what is `beside` it.
 ///
 /// # Errors
 /// A size or a config that the architecture can't take.
-pub(super) fn network(config: &Config, h: u32, w: u32, tokens: u32) -> Result<Network> {
-    Network::build(|builder, names| build(config, [h, w], tokens, builder, names)).map_err(|e| explain(e, h, w))
+pub(super) fn network(config: &Config, beside: Beside<'_>, h: u32, w: u32, tokens: u32) -> Result<Network> {
+    Network::build(|builder, names| build(config, beside, [h, w], tokens, builder, names)).map_err(|e| explain(e, h, w))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use unfog_core::nn::weights::WeightData;
 
+use super::changed::Changed;
 use super::hash::Fingerprint;
 use super::mapped::Bytes;
 use super::network::Network;
@@ -43,6 +44,8 @@ enum Place {
 pub struct Weights {
     files: Vec<Arc<WeightFile>>,
     places: Places,
+    /// What is used in place of what the files hold, by the weights' numbers.
+    pub(super) changed: BTreeMap<usize, Changed>,
 }
 
 /// Where weights are.
@@ -105,7 +108,7 @@ impl Weights {
             };
             places.push((stored, place));
         }
-        let weights = Self { files, places: Places::Named(places) };
+        let weights = Self { files, places: Places::Named(places), changed: BTreeMap::new() };
         weights.check_finite(network)?;
         Ok(weights)
     }
@@ -115,7 +118,8 @@ impl Weights {
     /// # Errors
     /// A weight that is not finite.
     pub(crate) fn packed(file: Arc<WeightFile>, network: &Network) -> Result<Self> {
-        let weights = Self { files: vec![file], places: Places::Packed(network.names().len()) };
+        let places = Places::Packed(network.names().len());
+        let weights = Self { files: vec![file], places, changed: BTreeMap::new() };
         weights.check_finite(network)?;
         Ok(weights)
     }
@@ -126,14 +130,18 @@ impl Weights {
             &Place::File(file, ref range) => &self.files[file].bytes[range.clone()],
             Place::Copy(words, len) => &bytemuck::cast_slice(words)[..*len],
         };
-        match (&self.places, self.files.first()) {
+        let mut data: Vec<_> = match (&self.places, self.files.first()) {
             // Every place was made so that its view exists.
             (Places::Named(places), _) => {
                 places.iter().filter_map(|(stored, place)| view(*stored, bytes(place))).collect()
             }
             (Places::Packed(count), Some(file)) => packed::weights(&file.bytes, *count),
             (Places::Packed(_), None) => Vec::new(),
+        };
+        for (i, changed) in &self.changed {
+            data.get_mut(*i).into_iter().for_each(|data| *data = changed.view());
         }
+        data
     }
 
     /// Starts to compute the fingerprint of the files of these weights, one after the other.

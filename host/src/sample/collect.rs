@@ -17,22 +17,27 @@ use crate::tensors::write_latents;
 /// The most values that are kept for a latents file: 1 GiB.
 const MOST_LATENTS: u64 = 1 << 28;
 
-/// A recipe whose weights' fingerprint is still being computed.
+/// A recipe whose fingerprints are still being computed.
 #[derive(Debug)]
 pub(super) struct Pending {
     recipe: Recipe,
     fingerprint: Option<Fingerprint>,
+    /// Those of files beside the model, as [`Recipe::files`] has them.
+    others: Vec<Fingerprint>,
 }
 
 impl Pending {
-    pub(super) fn new(recipe: Recipe, fingerprint: Fingerprint) -> Self {
-        Self { recipe, fingerprint: Some(fingerprint) }
+    pub(super) fn new(recipe: Recipe, fingerprint: Fingerprint, others: Vec<Fingerprint>) -> Self {
+        Self { recipe, fingerprint: Some(fingerprint), others }
     }
 
-    /// The whole recipe; waits for the fingerprint.
+    /// The whole recipe; waits for the fingerprints.
     fn get(&mut self) -> Result<&Recipe> {
         if let Some(fingerprint) = self.fingerprint.take() {
             self.recipe.weights_sha256 = fingerprint.finish()?;
+            for (sha256, fingerprint) in self.recipe.files().zip(self.others.drain(..)) {
+                *sha256 = fingerprint.finish()?;
+            }
         }
         Ok(&self.recipe)
     }

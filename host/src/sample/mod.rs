@@ -1,6 +1,7 @@
 //! From noise to pictures: options in, files out.
 
 mod collect;
+mod controls;
 mod decode;
 mod generate;
 mod guidance;
@@ -13,6 +14,7 @@ mod output;
 mod produce;
 mod prompt;
 mod setup;
+mod words;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,12 +34,14 @@ use unfog_core::nn::weights::WeightData;
 
 use crate::backend::{Description, Kind, Leftover, Request, choose};
 use crate::error::{Error, Result};
-use crate::model::{Model, Network};
-use crate::recipe::Recipe;
+use crate::model::{LoraChoice, Model, Network};
+use crate::recipe::{self, Recipe};
 use crate::stop::Stop;
 use crate::tensors::GivenNoise;
 use collect::{Collector, Latents};
+use controls::Controls;
 use produce::produce;
+use words::Words;
 
 /// What a run tells while it is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,14 +141,27 @@ fn source(options: &Options, setup: &Setup) -> Result<Source> {
     Ok(Source::Given(given))
 }
 
-/// The recipe, but for the weights' fingerprint.
-fn recipe(options: &Options, setup: &Setup, model: &Model, ran_on: Description) -> Recipe {
+fn recipe_of_lora(choice: &LoraChoice) -> recipe::Lora {
+    recipe::Lora { file: choice.path.display().to_string(), sha256: String::new(), weight: choice.weight }
+}
+
+/// The recipe, but for the fingerprints.
+fn recipe(
+    options: &Options,
+    setup: &Setup,
+    model: &Model,
+    (words, controls): (Option<&Words>, &Controls),
+    ran_on: Description,
+) -> Recipe {
     let config = &setup.settings.config;
     Recipe {
         command: "sample".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         model: model.name().into(),
         weights_sha256: String::new(),
+        loras: options.loras.iter().map(recipe_of_lora).collect(),
+        embeddings: words.map(Words::recipe).unwrap_or_default(),
+        controls: controls.recipe(),
         prompt: options.prompt.clone(),
         negative_prompt: setup.loaded.and_then(|loaded| loaded.negative()).and(options.negative.clone()),
         clip_skip: options.clip_skip,

@@ -6,6 +6,7 @@ use unfog_core::config::Parity;
 
 use super::noise::Generator;
 use crate::backend::Request;
+use crate::model::{EmbeddingChoice, LoraChoice};
 
 /// The options of a run, named as on the command line; what is absent is decided by the model.
 #[derive(Clone, Debug)]
@@ -14,6 +15,16 @@ pub struct Options {
     pub model: Option<PathBuf>,
     /// What the pictures are to show, of a model of texts; weights of its words are written as [`crate::text::prompt`] says.
     pub prompt: Option<String>,
+    /// LoRAs that are added to the model's weights.
+    pub loras: Vec<LoraChoice>,
+    /// Words that the text encoders are taught.
+    pub embeddings: Vec<EmbeddingChoice>,
+    /// Folders of ControlNets that steer the network; the model's own if there are only pictures.
+    pub controls: Vec<PathBuf>,
+    /// The picture that each of them sees.
+    pub control_images: Vec<PathBuf>,
+    /// How much each of them counts, or all; 1 if absent.
+    pub control_scales: Vec<f32>,
     /// How many layers at the end of the text encoders are left out; 0 if absent.
     pub clip_skip: Option<u32>,
     /// A class's number or name; each in turn if absent.
@@ -66,6 +77,11 @@ impl Default for Options {
         Self {
             model: None,
             prompt: None,
+            loras: Vec::new(),
+            embeddings: Vec::new(),
+            controls: Vec::new(),
+            control_images: Vec::new(),
+            control_scales: Vec::new(),
             clip_skip: None,
             class: None,
             negative: None,

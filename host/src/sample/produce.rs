@@ -1,15 +1,17 @@
 //! The stages of a run, one after the other: text encoders, the chain, the decoder. Each gives its memory back before the next takes its own.
 
 use super::collect::Pending;
+use super::controls::Controls;
 use super::decode::Decoder;
 use super::options::Options;
 use super::prompt::Prompts;
 use super::setup::Setup;
+use super::words::Words;
 use super::{Event, generate, open, recipe, settle, source};
 use crate::backend::{Backend, Narrowed, Precision, Request};
 use crate::error::Result;
 use crate::memory;
-use crate::model::{Model, Weights};
+use crate::model::{Loras, Model, Part, Weights};
 use crate::stop::Stop;
 
 /// Where the images of a run go.
@@ -35,18 +37,28 @@ pub(super) fn produce(
     sink: &mut dyn Sink,
 ) -> Result<()> {
     let source = source(options, setup)?;
-    let prompts = Prompts::read(model, options, setup)?;
+    let mut loras = Loras::open(&options.loras)?;
+    let prompts = Prompts::read(model, options, setup, &mut loras)?;
     let size = (setup.height, setup.width);
     let network = match &prompts {
         Some(prompts) => model.network_for(size.0, size.1, prompts.tokens())?,
         None => model.network(size.0, size.1)?,
     };
-    let weights = model.weights(&network)?;
+    let mut weights = model.weights(&network)?;
+    let layers = model.condition().and_then(|config| config.levels.first()).map_or(1, |level| level.layers as usize);
+    loras.merge(Part::Network { layers }, &network, &[], &mut weights, halves(options))?;
+    loras.finish()?;
+    let mut controls = Controls::read(model, options, setup)?;
+    let tokens = prompts.as_ref().map_or(0, Prompts::tokens);
+    let steered = if controls.is_empty() { None } else { Some(controls.network(model, setup, tokens)?) };
     let decoder = model.autoencoder()?.map(|autoencoder| Decoder::read(autoencoder, setup)).transpose()?;
     let texts = prompts.as_ref().map(Prompts::weights).unwrap_or_default();
     let all: Vec<&Weights> =
         texts.into_iter().chain([&weights]).chain(decoder.as_ref().map(Decoder::weights)).collect();
     let fingerprint = Weights::fingerprint_of(&all);
+    let words = prompts.as_ref().map(Prompts::words);
+    let fingerprints = loras.fingerprints().into_iter().chain(words.into_iter().flat_map(Words::fingerprints));
+    let fingerprints = fingerprints.chain(controls.fingerprints()).collect();
     stop.check()?;
     let data = weights.data();
     let (request, _leftover) = settle(options, model, &network, &data, stop, report)?;
@@ -54,8 +66,16 @@ pub(super) fn produce(
     // Text encoders and decoders are small beside the network, and suffer more.
     let beside = Request { precision: request.precision.min(Precision::F16), ..request.clone() };
     let picture = [setup.picture.width, setup.picture.height];
-    let conditions = prompts.as_ref().map(|prompts| prompts.encode(&beside, picture, stop)).transpose()?;
-    let narrowed = Narrowed::new(&request, &network, &data)?;
+    let mut conditions = prompts.as_ref().map(|prompts| prompts.encode(&beside, picture, stop)).transpose()?;
+    let hints = controls.hints(&beside, stop)?;
+    for condition in conditions.iter_mut().flatten() {
+        memory::extend(condition, &hints)?;
+    }
+    let (network, data) = match &steered {
+        Some(steered) => (steered, controls.data(steered, &data)),
+        None => (&network, data),
+    };
+    let narrowed = Narrowed::new(&request, network, &data)?;
     let data = narrowed.data(&data);
     let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let loaded = match (&prompts, &conditions) {
@@ -63,7 +83,8 @@ pub(super) fn produce(
         _ => None,
     };
     let setup = &Setup { loaded, ..setup.clone() };
-    sink.opened(Pending::new(recipe(options, setup, model, backend.describe()), fingerprint));
+    let recipe = recipe(options, setup, model, (words, &controls), backend.describe());
+    sink.opened(Pending::new(recipe, fingerprint, fingerprints));
 
     let mut latents = Vec::new();
     let mut steps = |done, total| report(Event::Steps(done, total));
@@ -79,4 +100,9 @@ pub(super) fn produce(
     let count = u64::from(setup.count);
     let mut decoded = |done| report(Event::Decoded(done, count));
     decoder.run(setup, &beside, &mut latents, stop, &mut decoded, &mut |i, values| sink.pictures(i, values))
+}
+
+/// Whether weights that a run changes are held in half floats: where kernels are to have no more bits anyway.
+pub(super) fn halves(options: &Options) -> bool {
+    options.backend.precision != Precision::F32
 }

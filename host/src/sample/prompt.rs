@@ -1,15 +1,18 @@
 //! Prompts as conditions of a network: tokens, text encoders, and what else the network is told.
 
 use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::nn::model::clip_text::Outputs;
 use unfog_core::nn::project::project;
 
 use super::layout::Layout;
 use super::options::Options;
+use super::produce::halves;
 use super::setup::Setup;
+use super::words::Words;
 use crate::backend::{Backend, Request};
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::model::{Model, Network, TextEncoder, Weights};
+use crate::model::{Loras, Model, Network, Part, TextEncoder, Weights};
 use crate::stop::Stop;
 use crate::text::{Chunk, Tokenizer};
 
@@ -39,6 +42,7 @@ pub(super) struct Prompts {
     chunk_len: usize,
     /// How they lie in a condition.
     layout: Layout,
+    words: Words,
 }
 
 /// The prompts as a backend holds them.
@@ -58,14 +62,15 @@ impl Loaded {
 }
 
 impl Prompts {
-    /// Reads the prompts of `options` for a model that takes them; `None` for any other model.
+    /// Reads the prompts of `options` for a model that takes them; `None` for any other model. The text encoders' weights are changed as
+    /// `loras` say.
     ///
     /// # Errors
     /// A missing or damaged tokenizer or text encoder; a network that wants something else; a usage error for a prompt that is too long.
-    pub(super) fn read(model: &Model, options: &Options, setup: &Setup) -> Result<Option<Self>> {
+    pub(super) fn read(model: &Model, options: &Options, setup: &Setup, loras: &mut Loras) -> Result<Option<Self>> {
         let (Some(texts), Some(prompt)) = (model.texts(), &options.prompt) else { return Ok(None) };
         let encoders = model.text_encoders()?;
-        let tokenizers: Vec<Tokenizer> = TOKENIZERS[..encoders.len().min(2)]
+        let mut tokenizers: Vec<Tokenizer> = TOKENIZERS[..encoders.len().min(2)]
             .iter()
             .map(|name| {
                 let folder = model.part(name).ok_or_else(|| {
@@ -74,6 +79,7 @@ impl Prompts {
                 Tokenizer::open(&folder, None)
             })
             .collect::<Result<_>>()?;
+        let words = Words::teach(options, &mut tokenizers, &encoders)?;
         let chunk_len = tokenizers.first().map_or(0, Tokenizer::max_len);
         if tokenizers.iter().any(|tokenizer| tokenizer.max_len() != chunk_len) {
             return Err(Error::failure("the model's tokenizers make chunks of different lengths"));
@@ -117,12 +123,27 @@ impl Prompts {
         let layout = Layout::new(texts, &encoders)?;
         let skip = options.clip_skip.unwrap_or(0);
         let encoders = encoders.into_iter().enumerate().map(|(i, encoder)| {
-            let network = encoder.network(chunk_len as u32, layout.outputs(i, skip))?;
-            let weights = encoder.weights(&network)?;
-            Ok(Encoder { config: encoder, network, weights })
+            let outputs = layout.outputs(i, skip);
+            let mut network = encoder.network(chunk_len as u32, outputs)?;
+            let mut weights = encoder.weights(&network)?;
+            // A LoRA may be for layers that are left out, too.
+            let whole = encoder.network(chunk_len as u32, Outputs { skip: 0, final_norm: true, pooled: true })?;
+            loras.merge(Part::Text(i), &network, whole.names(), &mut weights, halves(options))?;
+            let dim = encoder.config().hidden_size as usize;
+            words.put(i, options, (&network, dim), &mut weights)?;
+            let grown = words.grown(i, &encoder);
+            if grown.config() != encoder.config() {
+                network = grown.network(chunk_len as u32, outputs)?;
+            }
+            Ok(Encoder { config: grown, network, weights })
         });
         let encoders = encoders.collect::<Result<Vec<_>>>()?;
-        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, layout }))
+        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, layout, words }))
+    }
+
+    /// The words that embeddings brought.
+    pub(super) fn words(&self) -> &Words {
+        &self.words
     }
 
     /// Tokens of every prompt, padding included.

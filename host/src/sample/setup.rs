@@ -3,6 +3,7 @@
 use unfog_core::denoise::Cond;
 use unfog_core::guidance::Guidance;
 
+use super::controls;
 use super::guidance::Guided;
 use super::noise::Generator;
 use super::options::Options;
@@ -76,6 +77,10 @@ impl Setup {
         if options.first.checked_add(u64::from(options.count)).is_none() {
             return Err(Error::usage("--first and --count lead beyond the last image number"));
         }
+        if !options.loras.is_empty() && model.architecture() == "pack" {
+            return Err(Error::usage("--lora: the weights of a pack can't be changed").hint("give the model's folder"));
+        }
+        controls::Choice::all(model, options)?;
         let autoencoder = text(model, options)?;
         let [channels, out_channels] = model.channels();
         let picture_channels = autoencoder.as_ref().map_or(channels, |autoencoder| autoencoder.channels()[1]);
@@ -169,6 +174,9 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
             Err(Error::usage(format!("the model {} makes what a prompt says", model.name())).hint("give --prompt TEXT"))
         }
         (false, Some(_)) => Err(Error::usage(format!("--prompt: the model {} takes no text", model.name()))),
+        (false, None) if !options.embeddings.is_empty() => {
+            Err(Error::usage(format!("--embedding: the model {} takes no text", model.name())))
+        }
         (false, None) if options.clip_skip.is_some() => {
             Err(Error::usage(format!("--clip-skip: the model {} takes no text", model.name())))
         }

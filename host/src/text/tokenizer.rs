@@ -4,6 +4,7 @@
 //! one beside it, which removed control characters and set spaces around Chinese characters, or ran ftfy over the text where that
 //! was installed: for such texts its ids are others.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -32,6 +33,8 @@ type Inner = TokenizerImpl<BPE, normalizers::Sequence, sequence::Sequence, PostP
 pub struct Tokenizer {
     inner: Inner,
     marks: Marks,
+    /// The further ids of words that stand for several.
+    several: HashMap<u32, Vec<u32>>,
 }
 
 impl Tokenizer {
@@ -62,7 +65,29 @@ impl Tokenizer {
         let pad = special.pad.as_deref().map_or(Ok(end), id)?;
         let comma = inner.token_to_id(&format!(",{WORD_END}"));
         let marks = Marks { start, end, pad, comma, max_len: special.max_len };
-        Ok(Self { inner, marks })
+        Ok(Self { inner, marks, several: HashMap::new() })
+    }
+
+    /// Adds a word that is found in texts as a whole, whatever its case, and stands for `count` ids: its own and those of `word_1`,
+    /// `word_2` and so on, which are words too. Returns the ids.
+    ///
+    /// # Errors
+    /// A usage error for a word that the vocabulary has already.
+    pub fn add(&mut self, word: &str, count: usize) -> Result<Vec<u32>> {
+        let further = (1..count).map(|i| format!("{word}_{i}"));
+        let words: Vec<String> = std::iter::once(word.to_owned()).chain(further).collect();
+        if let Some(known) = words.iter().find(|word| self.inner.token_to_id(word).is_some()) {
+            return Err(Error::usage(format!("the tokenizer has a token {known:?} already"))
+                .hint("give the embedding another name: --embedding FILE:TOKEN"));
+        }
+        let failed = |e| Error::failure(format!("{word:?} can't be added to the tokenizer")).because(e);
+        self.inner.add_tokens(words.iter().map(|word| AddedToken::from(word.clone(), false))).map_err(failed)?;
+        let ids: Option<Vec<u32>> = words.iter().map(|word| self.inner.token_to_id(word)).collect();
+        let ids = ids.ok_or_else(|| Error::failure(format!("{word:?} can't be added to the tokenizer")))?;
+        if let [first, further @ ..] = &ids[..] {
+            self.several.insert(*first, further.to_vec());
+        }
+        Ok(ids)
     }
 
     /// The ids of `text`, without start and end.
@@ -71,7 +96,9 @@ impl Tokenizer {
     /// A text with a piece that the vocabulary has no token for.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let failed = |e| Error::failure("the text has no ids").because(e);
-        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+        let encoded = self.inner.encode_fast(text, false).map_err(failed)?;
+        let further = |id| self.several.get(id).into_iter().flatten();
+        Ok(encoded.get_ids().iter().flat_map(|id| std::iter::once(id).chain(further(id))).copied().collect())
     }
 
     /// The ids of `text` as one chunk without padding: the start, as much as fits, the end.

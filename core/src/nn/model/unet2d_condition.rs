@@ -8,21 +8,17 @@
 //!    or the values that [`ClassEmbedding`] says;
 //! 4. with `addition_embed_type` `text_time`: `text_embeds`, then the sines and cosines of each of `time_ids`
 //!    ([`crate::nn::graph::Projection::Positional`] of `addition_time_embed_dim`), together
-//!    `[projection_class_embeddings_input_dim]`.
+//!    `[projection_class_embeddings_input_dim]`;
+//! 5. for each feature of [T2I adapters](super::t2i_adapter), its values `[h, w, channels]`;
+//! 6. for each [control](super::controlnet), its hint `[h, w, channels]`.
 
 use heapless::Vec;
 
-use super::added_keys;
-use super::layers::{Change, Layers, Style, path};
-use super::{ConfigError, MAX_LAYERS, MAX_LEVELS, check_numbers, check_size};
-use crate::math;
-use crate::nn::graph::{Graph, GraphBuilder, GraphError, Input, Projection, TensorId, WeightNames, WeightUse};
-use crate::nn::op::{Act, Affine, Attention, Concat, Conv2d, Embedding, Gate, GroupNorm, LayerNorm, Op, Shape};
-
-/// Added to the variance of a transformer's group normalisation, whatever `norm_eps` says (`Transformer2DModel`).
-const TRANSFORMER_EPS: f32 = 1e-6;
-/// Added to the variance of the layer normalisations (`BasicTransformerBlock`).
-const LAYER_NORM_EPS: f32 = 1e-5;
+use super::condition_net::{Net, Told};
+use super::layers::{Change, Layers, path};
+use super::{ConfigError, MAX_LAYERS, MAX_LEVELS, check_numbers, check_size, controlnet};
+use crate::nn::graph::{Graph, GraphBuilder, Input, WeightNames};
+use crate::nn::op::{Act, Affine, Concat, Conv2d, Op, Shape};
 
 /// One resolution: its block on the way down and its block on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +139,17 @@ impl Config {
         1 << self.levels.len().saturating_sub(1)
     }
 
-    fn check(&self, [h, w]: [u32; 2], tokens: u32) -> Result<(), ConfigError> {
+    /// Where features of a [T2I adapter](super::t2i_adapter) are added, in their order: channels there, and pixels of the latents for one,
+    /// in a row and in a column. One for each block of the way down, and one for the middle.
+    pub fn places(&self) -> Vec<[u32; 2], { MAX_LEVELS + 1 }> {
+        let last = self.levels.len().saturating_sub(1);
+        // A block without attention is followed to the end, where it has halved the sides.
+        let halvings = |(i, level): (usize, &Level)| if level.down_attention || i == last { i } else { i + 1 };
+        let blocks = self.levels.iter().enumerate().map(|(i, level)| [level.channels, 1 << halvings((i, level))]);
+        blocks.chain(self.levels.last().map(|level| [level.channels, 1 << last])).collect()
+    }
+
+    pub(super) fn check(&self, [h, w]: [u32; 2], tokens: u32) -> Result<(), ConfigError> {
         if self.levels.is_empty() {
             return Err(ConfigError::Levels);
         }
@@ -187,248 +193,77 @@ impl Config {
     }
 }
 
-/// Builds the network for images of `h * w` pixels and conditions of `tokens` tokens. `names` is told each weight's name, in the
-/// order of the ids.
+/// What steers a network by pictures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'b> {
+    /// ControlNets.
+    pub controls: &'b [controlnet::Config],
+    /// How many features of T2I adapters are added, at the first of [`Config::places`].
+    pub features: usize,
+}
+
+/// Builds the network for images of `h * w` pixels and conditions of `tokens` tokens, with what is `beside` it. `names` is told each
+/// weight's name, in the order of the ids; those of control number `i` begin with [`controlnet::PREFIXES`]`[i]`.
 ///
 /// # Errors
 /// [`ConfigError`].
 pub fn build<'a>(
     config: &Config,
+    beside: Beside<'_>,
     [h, w]: [u32; 2],
     tokens: u32,
     builder: GraphBuilder<'a>,
     names: WeightNames<'_>,
 ) -> Result<Graph<'a>, ConfigError> {
     config.check([h, w], tokens)?;
-    let style = Style {
-        norm: GroupNorm { groups: config.norm_num_groups, eps: config.norm_eps, act: config.act },
-        scale_shift: config.scale_shift,
-        time_dim: config.time_dim(),
+    let mut g = builder;
+    let sample = g.input(Input::Sample, Shape::new(h, w, config.in_channels))?;
+    let told = Told::new(&mut g, config, sample, tokens, beside.features)?;
+    let mut net = Net::new(config, g, names, &told)?;
+    let centered = match config.center_input_sample {
+        true => {
+            let affine = Op::Affine(Affine::new(2.0, -1.0));
+            net.layers.g.node(affine, [Some(sample), None, None], [None; 2])?
+        }
+        false => sample,
     };
-    let layers = Layers { g: builder, names, style, temb: None };
-    Net { config, layers, tokens: TensorId(0), bias: TensorId(0) }.build(Shape::new(h, w, config.in_channels), tokens)
-}
+    let x = net.enter(centered, None)?;
+    let (x, mut skips) = net.down(x, &told.features)?;
+    let mut x = net.mid_block(x)?;
+    if let Some(feature) = told.features.get(config.levels.len()) {
+        x = net.add(x, *feature)?;
+    }
 
-struct Net<'c, 'a, 'n> {
-    config: &'c Config,
-    layers: Layers<'a, 'n>,
-    /// What the transformers attend to.
-    tokens: TensorId,
-    /// What is added to the scores of each token, where that is told.
-    bias: TensorId,
-}
+    // Each adds its share to the skip connections as soon as it has it, so that none is kept twice.
+    let Layers { mut g, names, style, temb } = net.layers;
+    for (control, prefix) in beside.controls.iter().zip(controlnet::PREFIXES) {
+        (g, x) = controlnet::steer(control, prefix, &told, sample, (g, &mut *names), &mut skips, x)?;
+    }
+    let mut net = Net { config, layers: Layers { g, names, style, temb }, tokens: net.tokens, bias: net.bias };
 
-impl<'a> Net<'_, 'a, '_> {
-    fn build(mut self, image: Shape, tokens: u32) -> Result<Graph<'a>, ConfigError> {
-        let config = self.config;
-        let sample = self.layers.g.input(Input::Sample, image)?;
-        let (first, last) = match config.levels[..] {
-            [first, .., last] => (first, last),
-            [only] => (only, only),
-            [] => return Err(ConfigError::Levels),
-        };
-        let token_dim = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
-        self.tokens = self.layers.g.input(Input::Embedding, Shape::new(1, tokens, token_dim))?;
-        self.layers.temb = Some(self.time_embedding(first.channels)?);
-        if config.simple {
-            self.bias = self.layers.g.input(Input::Embedding, Shape::new(1, tokens, 1))?;
-        }
-        if config.encoder_hid_dim.is_some() {
-            let linear = Conv2d::linear(token_dim, config.cross_attention_dim);
-            self.tokens = self.layers.conv("encoder_hid_proj", linear, self.tokens, [None; 2])?;
-        }
-        let centered = match config.center_input_sample {
-            true => {
-                let affine = Op::Affine(Affine::new(2.0, -1.0));
-                self.layers.g.node(affine, [Some(sample), None, None], [None; 2])?
-            }
-            false => sample,
-        };
-        let kernel = config.conv_in_kernel;
-        let conv = Conv2d::new(config.in_channels, first.channels, kernel, kernel / 2);
-        let mut x = self.layers.conv("conv_in", conv, centered, [None; 2])?;
-
-        let mut skips: Vec<TensorId, { MAX_LEVELS * (MAX_LAYERS as usize + 1) + 1 }> = Vec::new();
-        let mut keep = |x: TensorId| skips.push(x).map_err(|_| ConfigError::Graph(GraphError::Full));
-        keep(x)?;
-        let levels = config.levels.len();
-        for (i, level) in config.levels.iter().enumerate() {
-            for j in 0..level.layers {
-                let name = path(format_args!("down_blocks.{i}.resnets.{j}"))?;
-                x = self.layers.resnet(&name, x, level.channels, Change::Keep, 1.0)?;
-                if level.down_attention {
-                    x = self.attentive(&path(format_args!("down_blocks.{i}.attentions.{j}"))?, level, x)?;
-                }
-                keep(x)?;
-            }
-            if i + 1 < levels {
-                let name = path(format_args!("down_blocks.{i}.downsamplers.0"))?;
-                x = match config.simple {
-                    true => self.layers.resnet(&name, x, level.channels, Change::Down, 1.0)?,
-                    false => self.layers.downsample(&name, x, config.downsample_padding)?,
-                };
-                keep(x)?;
+    for (i, level) in config.levels.iter().rev().enumerate() {
+        for j in 0..=level.layers {
+            let skip = skips.pop().ok_or(ConfigError::Levels)?;
+            x = net.layers.g.node(Op::Concat(Concat), [Some(x), Some(skip), None], [None; 2])?;
+            let name = path(format_args!("up_blocks.{i}.resnets.{j}"))?;
+            x = net.layers.resnet(&name, x, level.channels, Change::Keep, 1.0)?;
+            if level.up_attention {
+                x = net.attentive(&path(format_args!("up_blocks.{i}.attentions.{j}"))?, level, x)?;
             }
         }
-
-        x = self.mid_block(&last, x)?;
-
-        for (i, level) in config.levels.iter().rev().enumerate() {
-            for j in 0..=level.layers {
-                let skip = skips.pop().ok_or(ConfigError::Levels)?;
-                x = self.layers.g.node(Op::Concat(Concat), [Some(x), Some(skip), None], [None; 2])?;
-                let name = path(format_args!("up_blocks.{i}.resnets.{j}"))?;
-                x = self.layers.resnet(&name, x, level.channels, Change::Keep, 1.0)?;
-                if level.up_attention {
-                    x = self.attentive(&path(format_args!("up_blocks.{i}.attentions.{j}"))?, level, x)?;
-                }
-            }
-            if i + 1 < levels {
-                let name = path(format_args!("up_blocks.{i}.upsamplers.0"))?;
-                x = match config.simple {
-                    true => self.layers.resnet(&name, x, level.channels, Change::Up, 1.0)?,
-                    false => self.layers.upsample(&name, x)?,
-                };
-            }
-        }
-
-        x = self.layers.norm("conv_norm_out", x, None, self.layers.style.norm)?;
-        let kernel = config.conv_out_kernel;
-        let conv = Conv2d::new(first.channels, config.out_channels, kernel, kernel / 2);
-        x = self.layers.conv("conv_out", conv, x, [None; 2])?;
-        Ok(self.layers.g.finish(x))
-    }
-
-    /// The time embedding with all that is added to it, through the residual layers' activation: they all begin with it.
-    /// `channels`: those of the first level.
-    fn time_embedding(&mut self, channels: u32) -> Result<TensorId, ConfigError> {
-        let config = self.config;
-        let projection =
-            Projection::Positional { dim: channels, flip: config.flip_sin_to_cos, shift: config.freq_shift };
-        let mut features = self.layers.g.input(Input::Time(projection), Shape::vector(channels))?;
-        if let Some(dim) = config.time_cond_proj_dim {
-            let cond = self.layers.g.input(Input::Embedding, Shape::vector(dim))?;
-            features = self.layers.linear("time_embedding.cond_proj", cond, channels, Some(features))?;
-        }
-        let mut added = self.class_embedding(channels)?;
-        if let Some(dim) = config.addition {
-            let addition = self.layers.g.input(Input::Embedding, Shape::vector(dim))?;
-            added = Some(self.layers.embedding_mlp("add_embedding", addition, Act::Silu, added, Act::None)?);
-        }
-        self.layers.embedding_mlp("time_embedding", features, config.act, added, config.act)
-    }
-
-    fn class_embedding(&mut self, channels: u32) -> Result<Option<TensorId>, ConfigError> {
-        let time_dim = self.layers.style.time_dim;
-        let name = "class_embedding";
-        let dim = match self.config.class_embedding {
-            ClassEmbedding::None => return Ok(None),
-            ClassEmbedding::Table { .. } => 1,
-            ClassEmbedding::Timestep => channels,
-            ClassEmbedding::Identity => time_dim,
-            ClassEmbedding::Projection { dim } | ClassEmbedding::SimpleProjection { dim } => dim,
-        };
-        let class = self.layers.g.input(Input::Embedding, Shape::vector(dim))?;
-        Ok(Some(match self.config.class_embedding {
-            ClassEmbedding::None | ClassEmbedding::Identity => class,
-            ClassEmbedding::Table { count } => {
-                let shape = [count, time_dim, 1, 1];
-                let table = self.layers.weight("class_embedding.weight", shape, WeightUse::Table)?;
-                let op = Op::Embedding(Embedding { count, dim: time_dim });
-                self.layers.g.node(op, [Some(class), None, None], [Some(table), None])?
-            }
-            ClassEmbedding::Timestep => self.layers.embedding_mlp(name, class, self.config.act, None, Act::None)?,
-            ClassEmbedding::Projection { .. } => self.layers.embedding_mlp(name, class, Act::Silu, None, Act::None)?,
-            ClassEmbedding::SimpleProjection { dim } => {
-                self.layers.conv(name, Conv2d::linear(dim, time_dim), class, [None; 2])?
-            }
-        }))
-    }
-
-    fn mid_block(&mut self, level: &Level, x: TensorId) -> Result<TensorId, ConfigError> {
-        let scale = self.config.mid_block_scale_factor;
-        if self.config.mid_block == Mid::None {
-            return Ok(x);
-        }
-        let x = self.layers.resnet("mid_block.resnets.0", x, level.channels, Change::Keep, scale)?;
-        if self.config.mid_block == Mid::Plain {
-            return Ok(x);
-        }
-        let x = self.attentive("mid_block.attentions.0", level, x)?;
-        self.layers.resnet("mid_block.resnets.1", x, level.channels, Change::Keep, scale)
-    }
-
-    /// The attention of a level's block.
-    fn attentive(&mut self, name: &str, level: &Level, x: TensorId) -> Result<TensorId, ConfigError> {
-        match self.config.simple {
-            true => {
-                let (norm, tokens) = (self.layers.style.norm, [self.tokens, self.bias]);
-                added_keys::attention(&mut self.layers, name, norm.groups, level.heads, tokens, x)
-            }
-            false => self.transformer(name, level, x),
+        if i + 1 < config.levels.len() {
+            let name = path(format_args!("up_blocks.{i}.upsamplers.0"))?;
+            x = match config.simple {
+                true => net.layers.resnet(&name, x, level.channels, Change::Up, 1.0)?,
+                false => net.layers.upsample(&name, x)?,
+            };
         }
     }
 
-    /// `Transformer2DModel`: normalised, transformer layers over the pixels, and the residual. Its projections are the same
-    /// whether they are stored as convolutions or as linear layers (`use_linear_projection`).
-    fn transformer(&mut self, name: &str, level: &Level, x: TensorId) -> Result<TensorId, ConfigError> {
-        let (channels, heads) = (level.channels, level.heads);
-        let head_dim = channels / heads;
-        if head_dim == 0 {
-            return Err(ConfigError::HeadDim { head_dim: heads, channels });
-        }
-        let inner = heads * head_dim;
-        let norm = GroupNorm { groups: self.config.norm_num_groups, eps: TRANSFORMER_EPS, act: Act::None };
-        let hidden = self.layers.norm(&path(format_args!("{name}.norm"))?, x, None, norm)?;
-        let enter = Conv2d::linear(channels, inner);
-        let mut hidden = self.layers.conv(&path(format_args!("{name}.proj_in"))?, enter, hidden, [None; 2])?;
-        for i in 0..level.transformer_layers {
-            let name = path(format_args!("{name}.transformer_blocks.{i}"))?;
-            let tokens = self.tokens;
-            let first = level.only_cross_attention.then_some(tokens);
-            hidden = self.attention(&name, 1, [heads, head_dim], first, hidden)?;
-            hidden = self.attention(&name, 2, [heads, head_dim], Some(tokens), hidden)?;
-            hidden = self.feed_forward(&name, hidden)?;
-        }
-        let leave = Conv2d::linear(inner, channels);
-        self.layers.conv(&path(format_args!("{name}.proj_out"))?, leave, hidden, [None, Some(x)])
-    }
-
-    /// Attention number `n` of a transformer layer: to `tokens`, or to the pixels themselves; with its normalisation and its
-    /// residual.
-    fn attention(
-        &mut self,
-        name: &str,
-        n: u32,
-        [heads, head_dim]: [u32; 2],
-        tokens: Option<TensorId>,
-        x: TensorId,
-    ) -> Result<TensorId, ConfigError> {
-        let inner = heads * head_dim;
-        let hidden = self.layer_norm(&path(format_args!("{name}.norm{n}"))?, x)?;
-        let source = tokens.unwrap_or(hidden);
-        let q = self.layers.linear(&path(format_args!("{name}.attn{n}.to_q"))?, hidden, inner, None)?;
-        let k = self.layers.linear(&path(format_args!("{name}.attn{n}.to_k"))?, source, inner, None)?;
-        let v = self.layers.linear(&path(format_args!("{name}.attn{n}.to_v"))?, source, inner, None)?;
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: false, biased: false };
-        let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
-        let out = Conv2d::linear(inner, inner);
-        self.layers.conv(&path(format_args!("{name}.attn{n}.to_out.0"))?, out, mixed, [None, Some(x)])
-    }
-
-    /// `FeedForward` with GEGLU, four times as wide, with its normalisation and its residual.
-    fn feed_forward(&mut self, name: &str, x: TensorId) -> Result<TensorId, ConfigError> {
-        let c = self.layers.g.shape(x).c;
-        let hidden = self.layer_norm(&path(format_args!("{name}.norm3"))?, x)?;
-        let wide = Conv2d::linear(c, 8 * c);
-        let hidden = self.layers.conv(&path(format_args!("{name}.ff.net.0.proj"))?, wide, hidden, [None; 2])?;
-        let gate = Op::Gate(Gate { act: Act::Gelu });
-        let hidden = self.layers.g.node(gate, [Some(hidden), None, None], [None; 2])?;
-        let narrow = Conv2d::linear(4 * c, c);
-        self.layers.conv(&path(format_args!("{name}.ff.net.2"))?, narrow, hidden, [None, Some(x)])
-    }
-
-    fn layer_norm(&mut self, name: &str, x: TensorId) -> Result<TensorId, ConfigError> {
-        self.layers.normalise(name, Op::LayerNorm(LayerNorm::new(LAYER_NORM_EPS)), x, None)
-    }
+    x = net.layers.norm("conv_norm_out", x, None, net.layers.style.norm)?;
+    let kernel = config.conv_out_kernel;
+    let first = config.levels.first().ok_or(ConfigError::Levels)?;
+    let conv = Conv2d::new(first.channels, config.out_channels, kernel, kernel / 2);
+    x = net.layers.conv("conv_out", conv, x, [None; 2])?;
+    Ok(net.layers.g.finish(x))
 }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+pub(super) use unet::network_names;
+
 use super::fields::Fields;
 use super::mapped;
 use super::weights::{StoredName, WeightFile, shapes};

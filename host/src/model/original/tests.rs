@@ -106,7 +106,7 @@ fn the_published_networks_are_recognised() {
         let text = json_at(&format!("tests/bench/unets/{name}/config.json"));
         let fields = Fields::parse(name, text.to_string().as_bytes()).unwrap();
         let (config, size) = unet2d_condition::read(&fields).unwrap();
-        let network = network(&config, 8, 8, 77).unwrap();
+        let network = network(&config, Default::default(), 8, 8, 77).unwrap();
         let linear = fields.bool("use_linear_projection", false).unwrap();
         // The numbers of blocks are what the names are made with: two layers each.
         let levels = config.levels.len();

@@ -119,6 +119,11 @@ pub(super) fn names(shapes: &Shapes, name: &str) -> Vec<StoredName> {
     found.into_iter().map(|name| StoredName::whole(format!("{PREFIX}{name}"))).collect()
 }
 
+/// The names in the original program, less their prefix, of what is `name` in diffusers, for a network with so many layers in a level.
+pub(in crate::model) fn network_names(layers: usize, name: &str) -> Vec<String> {
+    translate(&Layout { layers, levels: 0 }, name)
+}
+
 fn translate(layout: &Layout, name: &str) -> Vec<String> {
     const ENDS: [(&str, &str); 10] = [
         ("conv_in.", "input_blocks.0.0."),
