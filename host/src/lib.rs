@@ -24,15 +24,18 @@ pub mod inspect;
 pub mod memory;
 pub mod model;
 pub mod pack;
+pub mod parameters;
 pub mod plot;
 pub mod probe;
 pub mod recipe;
+pub mod replay;
 pub mod sample;
 pub mod schedule;
 pub mod settings;
 pub mod stop;
 pub mod tensors;
 pub mod text;
+pub mod tiles;
 
 pub use error::{Error, Result};
 pub use unfog_core::nn::cost;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::backend::Description;
 use crate::error::{Error, Result};
@@ -77,6 +78,15 @@ pub struct Recipe {
     /// How many layers at the end of the text encoders were left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
+    /// The folder of the tokenizer, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// What the network was said to predict, if its scheduler's config was not to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<String>,
+    /// The side of the tiles in which latents were decoded, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_tile: Option<u32>,
     /// The class that was asked for; without one, image i has class i modulo the number of classes.
     pub class: Option<u32>,
     /// The class that the pictures lead away from.
@@ -150,9 +160,45 @@ impl Recipe {
     /// # Errors
     /// A file that is missing or no PNG, carries no recipe, or one of an unknown form.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = read_text(path, KEYWORD)?
-            .ok_or_else(|| Error::failure(format!("{} carries no recipe of unfog", path.display())))?;
-        serde_json::from_str(&text)
+        Self::parse(path, &Self::text(path)?)
+    }
+
+    /// As [`Self::read`], of a recipe that holds nothing that this version doesn't know.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`]; parts of the recipe that are not known, by their names.
+    pub fn read_whole(path: &Path) -> Result<Self> {
+        let text = Self::text(path)?;
+        let recipe = Self::parse(path, &text);
+        let version = env!("CARGO_PKG_VERSION");
+        let all: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+        let known = match recipe.as_ref().map(serde_json::to_value) {
+            Ok(Ok(Value::Object(known))) => known,
+            _ => return recipe,
+        };
+        let unknown: Vec<&str> = all
+            .iter()
+            .filter(|(key, value)| !value.is_null() && !known.contains_key(*key))
+            .map(|(key, _)| &**key)
+            .collect();
+        match unknown[..] {
+            [] => recipe,
+            _ => Err(Error::failure(format!(
+                "the recipe in {} says what this unfog doesn't know: {}",
+                path.display(),
+                unknown.join(", ")
+            ))
+            .hint(format!("unfog {} wrote it, and this is {version}", recipe?.version))),
+        }
+    }
+
+    fn text(path: &Path) -> Result<String> {
+        read_text(path, KEYWORD)?
+            .ok_or_else(|| Error::failure(format!("{} carries no recipe of unfog", path.display())))
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        serde_json::from_str(text)
             .map_err(|e| Error::failure(format!("the recipe in {} can't be read", path.display())).because(e))
     }
 }

@@ -21,6 +21,23 @@ pub fn parity(text: &str) -> Result<Parity> {
     by_name(&PARITIES, "parity", text)
 }
 
+/// Names on the command line of what networks over alpha-bar predict.
+const PREDICTIONS: [(&str, PredictionType); 3] =
+    [("epsilon", PredictionType::Epsilon), ("v", PredictionType::Velocity), ("sample", PredictionType::Sample)];
+
+/// What `text` says that a network predicts.
+///
+/// # Errors
+/// A usage error for an unknown name.
+pub fn prediction(text: &str) -> Result<PredictionType> {
+    by_name(&PREDICTIONS, "prediction", text)
+}
+
+/// The name of a prediction on the command line; empty for what has none there.
+pub fn prediction_name(prediction: PredictionType) -> &'static str {
+    PREDICTIONS.iter().find(|(_, known)| *known == prediction).map_or("", |(name, _)| name)
+}
+
 /// Names of the sigma tables on the command line. Of two names for one table the first is printed.
 const SIGMAS: [(&str, SigmaTable); 13] = [
     ("timesteps", SigmaTable::Timesteps),
@@ -45,6 +62,11 @@ const ETAS: [(&str, f32); 4] = [
     (sampler::SA_SOLVER.name, 1.0),
     (sampler::SA_SOLVER_3.name, 1.0),
 ];
+
+/// Whether a sampler has a share of fresh noise.
+pub fn has_eta(sampler: &Sampler) -> bool {
+    ETAS.iter().any(|(name, _)| *name == sampler.name)
+}
 
 /// The sigma table that `text` names: `karras` and `polyexponential` may be followed by their rho, as in `karras:5`.
 fn sigma_table(text: &str) -> Result<SigmaTable> {
@@ -89,6 +111,8 @@ pub struct Wishes {
     pub tokens: Option<u32>,
     /// Guidance.
     pub guidance: Guidance,
+    /// What the network predicts, where its scheduler's config is not to say.
+    pub prediction: Option<PredictionType>,
 }
 
 /// The settings of a chain.
@@ -116,6 +140,12 @@ impl Settings {
             scheduler.unwrap_or_else(|| Scheduler::of(Config::default(), &sampler::DDIM, None));
         config.parity = wishes.parity.unwrap_or(parity);
         config.guidance = wishes.guidance;
+        if let Some(asked) = wishes.prediction {
+            if !config.prediction.is_over_alpha_bar() {
+                return Err(Error::usage("--prediction means nothing to this network: it has no betas"));
+            }
+            config.prediction = asked;
+        }
         if let Some(name) = &wishes.schedule {
             config.betas = by_name(&SCHEDULES, "schedule", name)?;
             trained_betas = None;

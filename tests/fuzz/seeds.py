@@ -1,7 +1,7 @@
-"""Makes the seed inputs of the fuzz targets: python3 seeds.py UNFOG (the binary). Needs diffusers 0.42.1, for the networks.
+"""Makes the seed inputs of the fuzz targets: python3 seeds.py UNFOG (the binary). Needs diffusers 0.42.1, for the networks, and gguf 0.19.0.
 
 pack: the three kinds of storage, of networks that have every op between them; recipe: PNGs of every kind of text; weights: the
-three types; scheduler_config: the classes and their options.
+three types, and GGUF; scheduler_config: the classes and their options.
 """
 import json
 import pathlib
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zlib
 
+import gguf
 import torch
 from diffusers import UNet2DModel
 
@@ -61,6 +62,21 @@ def safetensors(weights, kind):
     return json.dumps(header, separators=(",", ":")).encode() + b"\n" + data
 
 
+def as_gguf(weights, path, kind):
+    """The same weights as GGUF, with a value of some types before them."""
+    writer = gguf.GGUFWriter(path, "tiny")
+    writer.add_array("a.list", ["x", "yz"])
+    writer.add_custom_alignment(64)
+    for name, value in weights.items():
+        writer.add_array(f"comfy.gguf.orig_shape.{name}", [int(side) for side in value.shape])
+        writer.add_tensor(name, value.numpy().astype({"F32": "<f4", "F16": "<f2"}[kind]).reshape(-1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -99,6 +115,9 @@ def main(unfog):
         put("recipe", "text", png([(b"tEXt", b"unfog\0" + recipe)]))
         put("recipe", "compressed", png([(b"zTXt", b"unfog\0\0" + zlib.compress(recipe))]))
         put("recipe", "international", png([], [(b"iTXt", b"unfog\0\1\0en\0unfog\0" + zlib.compress(recipe))]))
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ["F32", "F16"]:
+            put("weights", f"gguf-{kind.lower()}", as_gguf(UNet2DModel(**TINY).state_dict(), pathlib.Path(folder) / kind, kind))
     for i, config in enumerate(SCHEDULERS):
         put("scheduler_config", str(i), json.dumps(config).encode())
 

@@ -189,7 +189,7 @@ fn pictures() -> TestResult {
         let tile = || Picture::from_values(&values, 1024, 1024, 1);
         let sheet = sheet(&[tile()?, tile()?], 2)?;
         sheet.to_values(3)?;
-        unfog::files::write(&path, |out| encode(&sheet, Format::Png, ("unfog", "{}"), &path, out))
+        unfog::files::write(&path, |out| encode(&sheet, Format::Png, &[("unfog", "{}")], &path, out))
     })?;
     assert!(pieces >= 4, "{pieces}");
     Ok(())

@@ -112,7 +112,7 @@ fn files_that_are_no_model_say_why() -> TestResult {
     for name in ["model.ckpt", "model.pt", "pytorch_model.bin", "model.safetensors"] {
         refused(name, b"PK\x03\x04\0\0\0\0\0", "is a pickle")?;
         refused(name, &[0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9], "is a pickle")?;
-        refused(name, b"GGUF\x03\0\0\0\0", "is GGUF")?;
+        refused(name, b"GGUF\x03\0\0\0\0", "is no whole GGUF file: it was cut off")?;
     }
     refused("cut.safetensors", b"\xff\0\0\0\0\0\0\0{\"a\":", "no whole safetensors file")?;
     let lora = vec![("lora_unet.down.weight".to_string(), vec![2], vec![0.0; 2])];

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let recipe =
         serde_json::to_string(&report).map_err(|e| Error::failure("the recipe can't be written").because(e))?;
-    unfog::files::write(&args.out, |out| encode(&strip, format, (KEYWORD, &recipe), &args.out, out))?;
+    unfog::files::write(&args.out, |out| encode(&strip, format, &[(KEYWORD, &recipe)], &args.out, out))?;
     match (args.json, args.quiet) {
         (true, _) => output::json(&report),
         (false, true) => Ok(()),

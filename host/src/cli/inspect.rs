@@ -92,5 +92,31 @@ fn text(i: &Inspection) -> String {
             needs.images
         ));
     }
+    stages(i, &mut line);
     text
+}
+
+/// The stages of a whole pipeline, on each backend.
+fn stages(i: &Inspection, line: &mut dyn FnMut(std::fmt::Arguments<'_>)) {
+    for (number, needs) in i.stages.first().into_iter().flat_map(|stage| stage.memory.iter().enumerate()) {
+        line(format_args!("the whole pipeline on {}, stage by stage", needs.backend.name()));
+        for stage in &i.stages {
+            let needs = &stage.memory[number];
+            if let Some(reason) = &needs.refused {
+                line(format_args!("   {:16}refused: {reason}", stage.stage));
+                continue;
+            }
+            line(format_args!(
+                "   {:16}{} stored, {} held, {} an image, {:.1} GFLOP",
+                stage.stage,
+                bytes(stage.weight_bytes),
+                bytes(needs.weight_bytes.saturating_add(needs.window_bytes)),
+                bytes(needs.plan_bytes.saturating_add(needs.transfer_bytes)),
+                stage.flops as f64 / 1e9
+            ));
+        }
+        let whole = i.stages.iter().filter(|stage| !stage.stage.starts_with("tiles"));
+        let most = whole.map(|stage| stage.memory[number].total()).max().unwrap_or(0);
+        line(format_args!("   {:16}{} beside the files' own pages", "at most", bytes(most)));
+    }
 }

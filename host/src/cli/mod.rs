@@ -8,6 +8,7 @@ mod inspect;
 mod output;
 mod pack;
 mod progress;
+mod replay;
 mod sample;
 mod schedule;
 mod tokens;
@@ -37,6 +38,7 @@ enum Command {
     Bench(bench::Args),
     Pack(pack::Args),
     Tokens(tokens::Args),
+    Replay(replay::Args),
 }
 
 /// Runs the command that the process's arguments name.
@@ -69,6 +71,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args, &stop),
         Command::Pack(args) => pack::run(&args),
         Command::Tokens(args) => tokens::run(&args),
+        Command::Replay(args) => replay::run(&args, &stop),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `unfog sample`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -8,8 +9,9 @@ use unfog::backend::Request;
 use unfog::model::{EmbeddingChoice, LoraChoice};
 use unfog::recipe::Recipe;
 use unfog::sample::{Event, Generator, Options, sample};
-use unfog::settings::parity;
+use unfog::settings::{parity, prediction};
 use unfog::stop::Stop;
+use unfog::tiles::Tile;
 
 use super::args::{BackendArgs, Shares, Size};
 use super::output;
@@ -18,8 +20,8 @@ use super::progress::Progress;
 /// Make pictures: from noise, with a trained model
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of the model, as diffusers saves it [default: glyph-tiny, which is built in]
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model as diffusers saves it, or one file of all of it [default: glyph-tiny, which is built in]
+    #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
     /// What the pictures are to show, of a model of texts; (word:1.2) and [word] give words weight, BREAK begins a new chunk
     #[arg(long, value_name = "TEXT")]
@@ -44,6 +46,12 @@ pub(crate) struct Args {
     /// Layers at the end of the text encoders to leave out [default: 0]
     #[arg(long, value_name = "N")]
     clip_skip: Option<u32>,
+    /// Folder with CLIP's vocab.json and merges.txt, for a model in one file [default: beside the file]
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// What the network predicts: epsilon, v or sample [default: as the model's scheduler says]
+    #[arg(long, value_name = "NAME")]
+    prediction: Option<String>,
     /// Class by number or name [default: image i has class i modulo the number of classes]
     #[arg(long, value_name = "N|NAME")]
     class: Option<String>,
@@ -108,6 +116,10 @@ pub(crate) struct Args {
     /// Also write what the sampler leaves, f32: tensor `x0` [n, c, h, w] of a safetensors file
     #[arg(long, value_name = "FILE")]
     latents_out: Option<PathBuf>,
+    /// Decode latents in overlapping tiles of this side, which takes less memory: N pixels, off, or auto (where the whole picture does not
+    /// fit) [default: auto]
+    #[arg(long, value_name = "N|off|auto")]
+    vae_tile: Option<Tile>,
     /// Picture file (png, jpg, bmp, pgm, ppm, pnm): one picture, or a sheet; with {i} in its name a file an image
     #[arg(long, value_name = "PATH", default_value = "unfog.png")]
     out: PathBuf,
@@ -127,6 +139,7 @@ struct Report<'a> {
     classes: &'a [u32],
     start_up_seconds: f64,
     sampling_seconds: f64,
+    stage_seconds: BTreeMap<&'static str, f64>,
 }
 
 /// Makes pictures.
@@ -140,6 +153,8 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         control_images: args.control_image.clone(),
         control_scales: args.control_scale.clone(),
         clip_skip: args.clip_skip,
+        tokenizer: args.tokenizer.clone(),
+        prediction: args.prediction.as_deref().map(prediction).transpose()?,
         class: args.class.clone(),
         negative: args.negative.clone(),
         guidance: args.guidance,
@@ -160,6 +175,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         noise: args.noise,
         noise_in: args.noise_in.clone(),
         latents_out: args.latents_out.clone(),
+        vae_tile: args.vae_tile.unwrap_or_default(),
         out: args.out.clone(),
     };
     let progress = Progress::new(args.quiet);
@@ -171,7 +187,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         Event::Tuned(found) if !args.quiet => progress.note(&format!("tuned: {found}")),
         Event::Compiling(time) => progress.compiling(time),
         Event::Tuning(done, total) => progress.tuning(done, total),
-        Event::Chosen(..) | Event::Compiled(_) | Event::Tuned(_) => {}
+        Event::Chosen(..) | Event::Compiled(_) | Event::Tuned(_) | Event::Took(..) => {}
         Event::Steps(done, total) => progress.set(done, total),
         Event::Decoded(done, total) => progress.decoded(done, total),
     })?;
@@ -183,6 +199,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
             classes: &outcome.classes,
             start_up_seconds: outcome.start_up.as_secs_f64(),
             sampling_seconds: outcome.sampling.as_secs_f64(),
+            stage_seconds: outcome.stages.iter().map(|(stage, time)| (stage.name(), time.as_secs_f64())).collect(),
         });
     }
     if !args.quiet {
@@ -192,8 +209,10 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
             [first, .., last] => format!("{} to {}", first.display(), last.display()),
             [] => String::new(),
         };
+        let stages = outcome.stages.iter().map(|(stage, time)| format!("{} {:.2}", stage.name(), time.as_secs_f64()));
+        let stages: Vec<String> = stages.collect();
         output::note(&format!(
-            "{files}: {} of {}x{}, {} {} steps, seed {}, {} ({}), {:.2} s",
+            "{files}: {} of {}x{}, {} {} steps, seed {}, {} ({}), {:.2} s ({})",
             if recipe.count == 1 { "1 image".into() } else { format!("{} images", recipe.count) },
             recipe.width,
             recipe.height,
@@ -203,6 +222,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
             recipe.ran_on.backend.name(),
             recipe.ran_on.device,
             outcome.sampling.as_secs_f64(),
+            stages.join(", "),
         ));
     }
     Ok(())

@@ -39,10 +39,26 @@ mod tests {
             let values: Vec<f32> = (0..6 * channels).map(|i| i as f32 / 9.0 - 1.0).collect();
             let picture = Picture::from_values(&values, 3, 2, channels).unwrap();
             let mut file = File::create(&path).unwrap();
-            encode(&picture, Format::Png, ("unfog", "a\u{1F32B} \u{e9}"), &path, &mut file).unwrap();
+            encode(&picture, Format::Png, &[("unfog", "a\u{1F32B} \u{e9}")], &path, &mut file).unwrap();
             assert_eq!(load(&path).unwrap(), picture);
             assert_eq!(read_text(&path, "unfog").unwrap().as_deref(), Some("a\u{1F32B} \u{e9}"));
             assert_eq!(read_text(&path, "other").unwrap(), None);
+        }
+    }
+
+    /// What other programs read is Latin-1 where that is enough, as they expect it.
+    #[test]
+    fn parameters_are_plain_text_where_they_can_be() {
+        let picture = Picture::from_values(&[0.0], 1, 1, 1).unwrap();
+        for (text, chunk) in [("caf\u{e9}\nSteps: 1", "tEXtparameters\0"), ("\u{c0ac}\u{acfc}", "iTXtparameters\0")] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.png");
+            let mut file = File::create(&path).unwrap();
+            encode(&picture, Format::Png, &[("unfog", "{}"), ("parameters", text)], &path, &mut file).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(bytes.windows(chunk.len()).any(|window| window == chunk.as_bytes()), "{chunk}");
+            assert_eq!(read_text(&path, "parameters").unwrap().as_deref(), Some(text));
+            assert_eq!(read_text(&path, "unfog").unwrap().as_deref(), Some("{}"));
         }
     }
 
@@ -60,7 +76,7 @@ mod tests {
             let path = folder.path().join(name);
             let picture = Picture::from_values(&vec![0.25; 64 * channels as usize], 8, 8, channels).unwrap();
             let format = Format::of(&path, channels).unwrap();
-            encode(&picture, format, ("unfog", ""), &path, &mut File::create(&path).unwrap()).unwrap();
+            encode(&picture, format, &[("unfog", "")], &path, &mut File::create(&path).unwrap()).unwrap();
             let back = load(&path).unwrap();
             assert_eq!((back.width(), back.height()), (8, 8), "{name}");
             if exact {

@@ -1,13 +1,13 @@
 //! diffusers' `vae/config.json` as core's configs, and the networks that it describes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use unfog_core::nn::model::latents::{MAX_LATENT_CHANNELS, Scaling};
 use unfog_core::nn::model::{autoencoder_kl as kl, autoencoder_tiny as tiny};
 
 use super::fields::Fields;
 use super::network::Network;
-use super::source::{config_in, weights_in};
+use super::source::PartPlace;
 use super::unet2d::{activation, bounded, explain};
 use super::unet2d_condition::blocks;
 use super::weights::Weights;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// An autoencoder whose config was read.
 #[derive(Clone, Debug)]
 pub struct Autoencoder {
-    folder: PathBuf,
+    place: PartPlace,
     config: Config,
 }
 
@@ -41,7 +41,12 @@ impl Autoencoder {
     /// # Errors
     /// A missing or damaged config; an architecture, option or value that is not known.
     pub fn open(folder: &Path) -> Result<Self> {
-        let fields = config_in(folder)?;
+        Self::at(PartPlace::Folder(folder.to_path_buf()))
+    }
+
+    /// The autoencoder at `place`.
+    pub(super) fn at(place: PartPlace) -> Result<Self> {
+        let fields = place.config()?;
         let config = match fields.text("_class_name", "AutoencoderKL")? {
             "AutoencoderKL" => Config::Kl(read_kl(&fields)?),
             "AutoencoderTiny" => Config::Tiny(read_tiny(&fields)?),
@@ -50,7 +55,7 @@ impl Autoencoder {
                     .hint("known: AutoencoderKL, AutoencoderTiny"));
             }
         };
-        Ok(Self { folder: folder.to_path_buf(), config })
+        Ok(Self { place, config })
     }
 
     /// Channels of the latents.
@@ -122,7 +127,7 @@ impl Autoencoder {
     /// # Errors
     /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
     pub fn weights(&self, network: &Network) -> Result<Weights> {
-        Weights::load(weights_in(&self.folder, "diffusion_pytorch_model")?, network)
+        self.place.load("diffusion_pytorch_model", network)
     }
 }
 

@@ -7,7 +7,9 @@ mod control;
 mod dit;
 mod embedding;
 pub(crate) mod fields;
+mod gguf;
 mod hash;
+mod index;
 mod lora;
 mod mapped;
 mod network;
@@ -45,6 +47,7 @@ pub use weights::Weights;
 use crate::error::{Error, Result};
 use classes::Labels;
 use fields::Fields;
+use original::Part as FilePart;
 use packed::Packed;
 use source::{FileKind, Source};
 
@@ -146,8 +149,8 @@ fn read_index(model: &str, index: Option<(String, Vec<u8>)>, known: &[&str]) -> 
 }
 
 impl Model {
-    /// The model at `path` (a folder as diffusers saves it, the folder of a network alone, a safetensors file of Stable Diffusion with
-    /// its original names, or a file that `unfog pack` wrote), or the one in this library, glyph-tiny.
+    /// The model at `path` (a folder as diffusers saves it, the folder of a network alone, a safetensors or GGUF file of Stable
+    /// Diffusion with its original names, or a file that `unfog pack` wrote), or the one in this library, glyph-tiny.
     ///
     /// # Errors
     /// A missing file; an architecture, option or value that is not known.
@@ -305,23 +308,29 @@ impl Model {
         }
     }
 
-    /// The text encoders of a text model's folder, in the order in which its network's conditions have them; none if they are not there.
+    /// The file that everything is in, of a model that is one file with its original names.
+    pub(crate) fn single_file(&self) -> Option<&Path> {
+        let (Origin::UNet2d(source, _) | Origin::UNet2dCondition(source, _)) = &self.origin else { return None };
+        matches!(source, Source::Original(_)).then_some(Path::new(&self.name))
+    }
+
+    /// The text encoders of a text model, in the order in which its network's conditions have them; none if they are not there.
     ///
     /// # Errors
     /// A damaged config; an architecture, option or value that is not known.
     pub fn text_encoders(&self) -> Result<Vec<TextEncoder>> {
         let (Origin::UNet2dCondition(source, _) | Origin::Sd3(source, _)) = &self.origin else { return Ok(Vec::new()) };
-        let parts = ["text_encoder", "text_encoder_2"].into_iter().filter_map(|name| source.part(name));
-        parts.map(|folder| TextEncoder::open(&folder)).collect()
+        let parts = [("text_encoder", FilePart::Text), ("text_encoder_2", FilePart::Text2)];
+        parts.into_iter().filter_map(|(name, part)| source.place(name, part)).map(TextEncoder::at).collect()
     }
 
-    /// The autoencoder of a latent model's folder, if it is there.
+    /// The autoencoder of a latent model, if it is there.
     ///
     /// # Errors
     /// A damaged config; an architecture, option or value that is not known.
     pub fn autoencoder(&self) -> Result<Option<Autoencoder>> {
         let Some(source) = self.origin.source().filter(|_| self.is_latent()) else { return Ok(None) };
-        source.part("vae").map(|folder| Autoencoder::open(&folder)).transpose()
+        source.place("vae", FilePart::Vae).map(Autoencoder::at).transpose()
     }
 
     /// The folder of one of a whole model's parts, if it has such a part.
@@ -341,6 +350,9 @@ impl Model {
     /// Whether the condition of an empty prompt that nobody wrote is zeros (`force_zeros_for_empty_prompt`): Stable Diffusion XL's is
     /// unless its model_index.json says otherwise.
     pub(crate) fn zeros_for_no_prompt(&self) -> Result<bool> {
+        if let Origin::UNet2dCondition(Source::Original(original), _) = &self.origin {
+            return Ok(original.is_xl());
+        }
         let Some(index) = read_index(&self.name, self.origin.index()?, &known_pipelines())? else { return Ok(false) };
         let xl = index.text("_class_name", "")?.starts_with("StableDiffusionXL");
         index.bool("force_zeros_for_empty_prompt", xl)

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fields::Fields;
+use super::gguf;
 use super::mapped::{self, Bytes};
 use super::network::Network;
 use super::original::{Original, Part};
-use super::weights::{WeightFile, Weights};
+use super::weights::{WeightFile, Weights, shapes};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -34,7 +35,7 @@ pub(super) enum Source {
     /// In folders: the whole model's, if it has one, and the network's.
     Folder { pipeline: Option<PathBuf>, network: PathBuf },
     /// In one file with the original names of Stable Diffusion.
-    Original(Box<Original>),
+    Original(Arc<Original>),
 }
 
 /// What a file is, by its first bytes.
@@ -72,8 +73,8 @@ impl FileKind {
 }
 
 impl Source {
-    /// Finds the files of the model at `path`: a folder with a model_index.json, a network's own folder, or a safetensors file with the
-    /// original names of Stable Diffusion.
+    /// Finds the files of the model at `path`: a folder with a model_index.json, a network's own folder, or a safetensors or GGUF
+    /// file with the original names of Stable Diffusion.
     pub(super) fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::failure(format!("there is no model {}", path.display())));
@@ -85,9 +86,7 @@ impl Source {
                     path.display()
                 ))
                 .hint("take the safetensors file of the model, or convert it where you trust it")),
-                FileKind::Gguf => Err(Error::failure(format!("{} is GGUF, which unfog does not read", path.display()))
-                    .hint("take the safetensors file of the model")),
-                _ => Original::open(path).map(|original| Self::Original(Box::new(original))),
+                _ => Original::open(path).map(|original| Self::Original(Arc::new(original))),
             };
         }
         let pipeline_at = |folder: PathBuf| folder.join("model_index.json").is_file().then_some(folder);
@@ -150,7 +149,17 @@ impl Source {
             Source::Original(original) => {
                 Weights::load_as(original.files(), network, |name| original.names(Part::Unet, name))
             }
-            _ => Weights::load(self.weights()?, network),
+            _ => {
+                let files = self.weights()?;
+                match &files[..] {
+                    // A network that was converted from its original file.
+                    [file] if gguf::is_one(&file.bytes) && Original::is_in(&shapes(file)?) => {
+                        let original = Original::of(file.clone())?;
+                        Weights::load_as(files, network, |name| original.names(Part::Unet, name))
+                    }
+                    _ => Weights::load(files, network),
+                }
+            }
         }
     }
 
@@ -174,6 +183,57 @@ impl Source {
             _ => None,
         }
     }
+
+    /// Where a text encoder or the autoencoder is, if the model has it. `name` is its folder, `part` what it is in a single file.
+    pub(super) fn place(&self, name: &str, part: Part) -> Option<PartPlace> {
+        match self {
+            Source::Original(original) => original.has(part).then(|| PartPlace::File(original.clone(), part)),
+            _ => self.part(name).map(PartPlace::Folder),
+        }
+    }
+}
+
+/// Where a text encoder or an autoencoder is.
+#[derive(Clone, Debug)]
+pub(super) enum PartPlace {
+    /// In a folder of its own.
+    Folder(PathBuf),
+    /// In one file with other networks.
+    File(Arc<Original>, Part),
+}
+
+impl PartPlace {
+    /// Its config.
+    ///
+    /// # Errors
+    /// A missing or damaged config; weights of other shapes than such networks have.
+    pub(super) fn config(&self) -> Result<Fields> {
+        match self {
+            Self::Folder(folder) => config_in(folder),
+            Self::File(original, part) => original.config(*part),
+        }
+    }
+
+    /// Reads and checks the weights of `network`, whose files in a folder begin with `stem`.
+    ///
+    /// # Errors
+    /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
+    pub(super) fn load(&self, stem: &str, network: &Network) -> Result<Weights> {
+        match self {
+            Self::Folder(folder) => Weights::load(weights_in(folder, stem)?, network),
+            Self::File(original, part) => {
+                Weights::load_as(original.files(), network, |name| original.names(*part, name))
+            }
+        }
+    }
+
+    /// The id that fills up the texts of a text encoder, where it is not for its tokenizer to say.
+    pub(super) fn padding(&self) -> Option<u32> {
+        match self {
+            Self::File(original, part) => original.is_open(*part).then_some(0),
+            Self::Folder(_) => None,
+        }
+    }
 }
 
 /// The weights in a folder, mapped, in the order of the files' names. `stem` is how their names begin.
@@ -194,7 +254,7 @@ fn fields(path: &Path) -> Result<Fields> {
 }
 
 /// The files that hold a network's weights: one file or several that an index names; plain, or else of one variant
-/// (`.fp16` and the like).
+/// (`.fp16` and the like); or else one file of GGUF, however it is called.
 fn weight_paths(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     for variant in ["", ".fp16", ".bf16"] {
         let single = folder.join(format!("{stem}{variant}.safetensors"));
@@ -206,6 +266,15 @@ fn weight_paths(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
             return shards(folder, &index);
         }
     }
+    let converted = gguf_files(folder);
+    match &converted[..] {
+        [] => {}
+        [one] => return Ok(vec![one.clone()]),
+        _ => {
+            return Err(Error::failure(format!("the folder {} holds several GGUF files", folder.display()))
+                .hint("leave the one that is to be taken"));
+        }
+    }
     let missing = Error::failure(format!("the folder {} lacks {stem}.safetensors", folder.display()));
     // diffusers' and transformers' names.
     let pickled = [format!("{stem}.bin"), "pytorch_model.bin".into()];
@@ -213,6 +282,12 @@ fn weight_paths(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
         true => missing.hint("it holds PyTorch's .bin; save the model again with safe_serialization=True"),
         false => missing,
     })
+}
+
+/// The GGUF files in a folder; none where it can't be read.
+fn gguf_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "gguf")).collect()
 }
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {

@@ -1,13 +1,13 @@
 //! transformers' `text_encoder/config.json` as core's [`Config`], and the network that it describes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use unfog_core::nn::model::clip_text::{Config, Outputs, build};
 use unfog_core::nn::op::Act;
 
 use super::fields::Fields;
 use super::network::Network;
-use super::source::{config_in, weights_in};
+use super::source::PartPlace;
 use super::unet2d::explain;
 use super::weights::Weights;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::error::Result;
 /// A `CLIPTextModel` or `CLIPTextModelWithProjection` whose config was read.
 #[derive(Clone, Debug)]
 pub struct TextEncoder {
-    folder: PathBuf,
+    place: PartPlace,
     config: Config,
 }
 
@@ -25,7 +25,18 @@ impl TextEncoder {
     /// # Errors
     /// A missing or damaged config; an architecture or value that is not known.
     pub fn open(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: folder.to_path_buf(), config: read(&config_in(folder)?)? })
+        Self::at(PartPlace::Folder(folder.to_path_buf()))
+    }
+
+    /// The text encoder at `place`.
+    pub(super) fn at(place: PartPlace) -> Result<Self> {
+        let config = read(&place.config()?)?;
+        Ok(Self { place, config })
+    }
+
+    /// The id that fills up its texts, where its tokenizer is not asked: a single file brings none.
+    pub(crate) fn padding(&self) -> Option<u32> {
+        self.place.padding()
     }
 
     /// What its config says.
@@ -54,7 +65,7 @@ impl TextEncoder {
     /// # Errors
     /// A missing or damaged file; a weight that is missing, of another type or shape, or not finite.
     pub fn weights(&self, network: &Network) -> Result<Weights> {
-        Weights::load(weights_in(&self.folder, "model")?, network)
+        self.place.load("model", network)
     }
 }
 

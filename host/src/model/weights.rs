@@ -1,14 +1,14 @@
-//! Weights by name: safetensors files, mapped and checked before any of them is used.
+//! Weights by name: files of tensors, mapped and checked before any of them is used.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use safetensors::{Dtype, SafeTensors};
 use unfog_core::nn::weights::WeightData;
 
 use super::changed::Changed;
 use super::hash::Fingerprint;
+use super::index::{Entry, Index, TensorKind};
 use super::mapped::Bytes;
 use super::network::Network;
 use super::packed;
@@ -22,7 +22,7 @@ pub(crate) struct WeightFile {
     pub(crate) bytes: Bytes,
 }
 
-/// The type in which a weight is stored.
+/// The type in which a weight's values lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stored {
     F32,
@@ -35,7 +35,8 @@ enum Stored {
 enum Place {
     /// In a file, aligned.
     File(usize, Range<usize>),
-    /// In a copy, because they are not aligned in their file. Words of 4 bytes, so that every type fits; the length in bytes.
+    /// In a copy, because they are not aligned in their file or lie otherwise there. Words of 4 bytes, so that every type fits; the length
+    /// in bytes.
     Copy(Vec<u32>, usize),
 }
 
@@ -51,18 +52,19 @@ pub struct Weights {
 /// Where weights are.
 #[derive(Debug)]
 enum Places {
-    /// Each somewhere in a safetensors file.
+    /// Each somewhere in a file of named tensors.
     Named(Vec<(Stored, Place)>),
     /// So many in a pack.
     Packed(usize),
 }
 
-/// A tensor of a file: its type, shape and bytes.
-struct Found {
-    dtype: Dtype,
+/// A tensor of a file, or a part of one.
+struct Found<'i> {
+    kind: &'i TensorKind,
     shape: Vec<usize>,
     file: usize,
     range: Range<usize>,
+    transposed: bool,
 }
 
 impl Weights {
@@ -83,10 +85,10 @@ impl Weights {
         network: &Network,
         names: impl Fn(&str) -> Vec<StoredName>,
     ) -> Result<Self> {
-        let headers = files.iter().map(|file| Header::read(file)).collect::<Result<Vec<_>>>()?;
+        let indices = files.iter().map(|file| Index::read(file)).collect::<Result<Vec<_>>>()?;
         let mut places = Vec::with_capacity(network.names().len());
         for (name, weight) in network.names().iter().zip(network.graph().weights) {
-            let found = find(&headers, &names(name)).ok_or_else(|| missing(&files, name))?;
+            let found = find(&indices, &names(name)).ok_or_else(|| missing(&files, name))?;
             let file = &files[found.file];
             let complain = |what: String| Error::failure(format!("{}: weight {name} {what}", file.name));
             // Parameters that torch broadcasts have sides of one in front.
@@ -95,16 +97,29 @@ impl Weights {
                 let expected: Vec<u32> = trimmed(weight.shape);
                 return Err(complain(format!("has the shape {:?}, expected {expected:?}", found.shape)));
             }
-            let stored = match found.dtype {
-                Dtype::F32 => Stored::F32,
-                Dtype::F16 => Stored::F16,
-                Dtype::BF16 => Stored::Bf16,
-                other => return Err(complain(format!("has the type {other:?}, expected F32, F16 or BF16"))),
-            };
             let bytes = &file.bytes[found.range.clone()];
-            let place = match view(stored, bytes) {
-                Some(_) => Place::File(found.file, found.range),
-                None => Place::Copy(copy(bytes)?, bytes.len()),
+            let stored = match found.kind {
+                TensorKind::F32 => Stored::F32,
+                TensorKind::F16 => Stored::F16,
+                TensorKind::Bf16 => Stored::Bf16,
+                TensorKind::Blocks(_) => Stored::F16,
+                TensorKind::Other(other) => {
+                    return Err(complain(format!("has the type {other}, expected F32, F16 or BF16")));
+                }
+            };
+            let (stored, place) = match (found.kind, view(stored, bytes)) {
+                (TensorKind::Blocks(blocks), _) => {
+                    memory::check(2 * weight.len(), "the weights in memory")?;
+                    let (words, half) = blocks.read(bytes, weight.len() as usize)?;
+                    let (stored, size) = if half { (Stored::F16, 2) } else { (Stored::F32, 4) };
+                    (stored, Place::Copy(words, weight.len() as usize * size))
+                }
+                (_, Some(_)) => (stored, Place::File(found.file, found.range)),
+                (_, None) => (stored, Place::Copy(copy(bytes)?, bytes.len())),
+            };
+            let place = match found.transposed {
+                true => transpose(place, &files, weight.shape, stored)?,
+                false => place,
             };
             places.push((stored, place));
         }
@@ -144,9 +159,15 @@ impl Weights {
         data
     }
 
-    /// Starts to compute the fingerprint of the files of these weights, one after the other.
+    /// Starts to compute the fingerprint of the files of these weights, one after the other, each once.
     pub fn fingerprint_of(all: &[&Self]) -> Fingerprint {
-        let files: Vec<_> = all.iter().flat_map(|weights| weights.files.iter().cloned()).collect();
+        let mut files: Vec<Arc<WeightFile>> = Vec::new();
+        for file in all.iter().flat_map(|weights| &weights.files) {
+            // Several networks may lie in one file.
+            if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
+                files.push(file.clone());
+            }
+        }
         Fingerprint::start(&files)
     }
 
@@ -182,36 +203,20 @@ impl Weights {
     }
 }
 
-/// A parsed header.
-struct Header {
-    start: usize,
-    metadata: safetensors::tensor::Metadata,
-}
-
-impl Header {
-    fn read(file: &WeightFile) -> Result<Self> {
-        let (length, metadata) = SafeTensors::read_metadata(&file.bytes).map_err(|e| {
-            Error::failure(format!("{} is no whole safetensors file", file.name))
-                .hint("it was cut off or changed on its way; copy it again")
-                .because(e)
-        })?;
-        // The parser has checked that every offset lies in the file; 8 bytes of length precede the header.
-        Ok(Self { start: 8 + length, metadata })
-    }
-}
-
 /// A name under which a file may hold a weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredName {
     pub(super) name: String,
     /// Of a tensor that holds several weights, one after the other along its first side: which one, of how many.
     pub(super) part: Option<(usize, usize)>,
+    /// Whether its matrix has its rows as columns.
+    pub(super) transposed: bool,
 }
 
 impl StoredName {
     /// A name of a tensor that holds one weight.
     pub(super) fn whole(name: String) -> Self {
-        Self { name, part: None }
+        Self { name, part: None, transposed: false }
     }
 }
 
@@ -222,22 +227,23 @@ fn own_names(name: &str) -> Vec<StoredName> {
     [Some(name.to_owned()), old_name(name), bare].into_iter().flatten().map(StoredName::whole).collect()
 }
 
-fn find(headers: &[Header], names: &[StoredName]) -> Option<Found> {
-    names.iter().find_map(|StoredName { name, part }| {
-        headers.iter().enumerate().find_map(|(file, header)| {
-            let info = header.metadata.info(name)?;
-            let (start, end) = info.data_offsets;
-            let mut range = header.start + start..header.start + end;
-            let mut shape = info.shape.clone();
+fn find<'i>(indices: &'i [Index], names: &[StoredName]) -> Option<Found<'i>> {
+    names.iter().find_map(|StoredName { name, part, transposed }| {
+        indices.iter().enumerate().find_map(|(file, index)| {
+            let Entry { kind, shape, range } = index.get(name)?;
+            let (mut shape, mut range) = (shape.clone(), range.clone());
             if let (Some((index, count)), Some(first)) = (*part, shape.first_mut()) {
                 // What does not divide keeps its shape, and is refused for it.
-                if *first % count == 0 && range.len() % count == 0 {
+                if *first % count == 0 && range.len() % (count * kind.block_bytes()) == 0 {
                     *first /= count;
                     let length = range.len() / count;
                     range = range.start + index * length..range.start + (index + 1) * length;
                 }
             }
-            Some(Found { dtype: info.dtype, shape, file, range })
+            if let (true, [rows, columns]) = (transposed, &mut shape[..]) {
+                std::mem::swap(rows, columns);
+            }
+            Some(Found { kind, shape, file, range, transposed: *transposed })
         })
     })
 }
@@ -247,8 +253,7 @@ fn find(headers: &[Header], names: &[StoredName]) -> Option<Found> {
 /// # Errors
 /// A damaged file.
 pub(super) fn shapes(file: &WeightFile) -> Result<BTreeMap<String, Vec<usize>>> {
-    let header = Header::read(file)?;
-    Ok(header.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect())
+    Ok(Index::read(file)?.shapes())
 }
 
 /// The whole number (i64) in the tensor `name` of a file, if there is such a tensor.
@@ -256,10 +261,11 @@ pub(super) fn shapes(file: &WeightFile) -> Result<BTreeMap<String, Vec<usize>>> 
 /// # Errors
 /// A damaged file.
 pub(super) fn whole_number(file: &WeightFile, name: &str) -> Result<Option<i64>> {
-    let header = Header::read(file)?;
-    let Some(info) = header.metadata.info(name).filter(|info| info.dtype == Dtype::I64) else { return Ok(None) };
-    let (start, end) = info.data_offsets;
-    Ok(file.bytes[header.start + start..header.start + end].try_into().ok().map(i64::from_le_bytes))
+    let index = Index::read(file)?;
+    let Some(entry) = index.get(name).filter(|entry| entry.kind == TensorKind::Other("I64".into())) else {
+        return Ok(None);
+    };
+    Ok(file.bytes[entry.range.clone()].try_into().ok().map(i64::from_le_bytes))
 }
 
 /// The name that an attention's weight had before diffusers 0.15 (`_convert_deprecated_attention_blocks` there).
@@ -303,6 +309,23 @@ fn view(stored: Stored, bytes: &[u8]) -> Option<WeightData<'_>> {
         Stored::F16 => bytemuck::try_cast_slice(bytes).ok().map(WeightData::F16),
         Stored::Bf16 => bytemuck::try_cast_slice(bytes).ok().map(WeightData::Bf16),
     }
+}
+
+/// A copy of the matrix of `shape` that lies at `place` with its rows as columns.
+fn transpose(place: Place, files: &[Arc<WeightFile>], shape: [u32; 4], stored: Stored) -> Result<Place> {
+    let bytes = match &place {
+        Place::File(file, range) => &files[*file].bytes[range.clone()],
+        Place::Copy(words, len) => &bytemuck::cast_slice(words)[..*len],
+    };
+    let size = if stored == Stored::F32 { 4 } else { 2 };
+    let [rows, columns] = [shape[0] as usize, shape[1] as usize];
+    let mut words = memory::vec(bytes.len().div_ceil(4), 0_u32)?;
+    let turned = bytemuck::cast_slice_mut::<u32, u8>(&mut words).chunks_exact_mut(size);
+    for (i, value) in turned.take(rows * columns).enumerate() {
+        let from = i % columns * rows + i / columns;
+        value.copy_from_slice(&bytes[from * size..][..size]);
+    }
+    Ok(Place::Copy(words, bytes.len()))
 }
 
 fn copy(bytes: &[u8]) -> Result<Vec<u32>> {

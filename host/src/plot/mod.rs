@@ -39,7 +39,7 @@ pub fn plot(path: &Path, settings: &Settings, schedule: &Schedule<'_>, title: &s
     let format = Format::of(path, 3)?;
     files::check_target(path)?;
     let picture = drawing.picture()?;
-    files::write(path, |out| encode(&picture, format, (KEYWORD, title), path, out))
+    files::write(path, |out| encode(&picture, format, &[(KEYWORD, title)], path, out))
 }
 
 /// A frame with its ranges: left, top, right, bottom of the drawing; least and largest x and y.

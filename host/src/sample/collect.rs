@@ -32,7 +32,7 @@ impl Pending {
     }
 
     /// The whole recipe; waits for the fingerprints.
-    fn get(&mut self) -> Result<&Recipe> {
+    pub(super) fn get(&mut self) -> Result<&Recipe> {
         if let Some(fingerprint) = self.fingerprint.take() {
             self.recipe.weights_sha256 = fingerprint.finish()?;
             for (sha256, fingerprint) in self.recipe.files().zip(self.others.drain(..)) {
@@ -102,8 +102,15 @@ impl<'a> Collector<'a> {
 }
 
 impl Sink for Collector<'_> {
-    fn opened(&mut self, recipe: Pending) {
+    fn opened(&mut self, recipe: Pending) -> Result<()> {
         (self.recipe, self.opened) = (Some(recipe), Some(Instant::now()));
+        Ok(())
+    }
+
+    fn tiled(&mut self, tile: u32) {
+        if let Some(pending) = &mut self.recipe {
+            pending.recipe.vae_tile = Some(tile);
+        }
     }
 
     fn sampled(&mut self, values: &[f32]) -> Result<()> {

@@ -2,40 +2,57 @@
 
 use unfog_core::denoise::{Cond, Denoise};
 
+use super::produce::Sink;
 use super::setup::Setup;
 use crate::backend::{Backend, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory;
-use crate::model::{Autoencoder, Network, Weights};
+use crate::model::{Autoencoder, Weights};
 use crate::stop::Stop;
+use crate::tiles::{Tile, TiledDecoder, Tiling};
+
+/// Sides of the tiles that are tried, one after the other, where a picture can't be decoded as a whole.
+const SIDES: [u32; 3] = [512, 256, 128];
 
 /// An autoencoder's decoder with its weights, for the pictures of a run.
 pub(super) struct Decoder {
     autoencoder: Autoencoder,
-    network: Network,
     weights: Weights,
+    tile: Tile,
+}
+
+/// What became of a way to decode.
+enum Tried {
+    Done,
+    /// The backend was not to be had.
+    Refused(Error),
 }
 
 impl Decoder {
-    /// Reads the decoder and its weights.
+    /// Reads the decoder's weights.
     ///
     /// # Errors
-    /// A size that it can't make; a missing or damaged file.
-    pub(super) fn read(autoencoder: Autoencoder, setup: &Setup) -> Result<Self> {
-        let network = autoencoder.decoder(setup.picture.height, setup.picture.width)?;
+    /// Tiles that it can't make; a missing or damaged file.
+    pub(super) fn new(autoencoder: Autoencoder, setup: &Setup, tile: Tile) -> Result<Self> {
+        let multiple = autoencoder.multiples()[1];
+        if let Tile::Side(side) = tile {
+            Tiling::new(side, multiple, [setup.picture.height, setup.picture.width])?;
+        }
+        // Of whatever size, it has the same weights.
+        let network = autoencoder.decoder(multiple, multiple)?;
         let weights = autoencoder.weights(&network)?;
-        Ok(Self { autoencoder, network, weights })
+        Ok(Self { autoencoder, weights, tile })
     }
 
     pub(super) fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// Decodes images one by one on the backend that `request` names: `latents` `[n, c, h, w]` as the sampler left them, of the images
-    /// from number `setup.first` on. `sink` is given each image's number and values `[c, h, w]`; `report` the images that are done.
+    /// Decodes images on the backend that `request` names: `latents` `[n, c, h, w]` as the sampler left them, of the images from number
+    /// `setup.first` on. `sink` is given their pictures; `report` the number of images that are done.
     ///
     /// # Errors
-    /// Those of the backend and the sink; [`crate::Error::interrupted`].
+    /// Those of the backend and the sink; [`Error::interrupted`].
     pub(super) fn run(
         &self,
         setup: &Setup,
@@ -43,20 +60,85 @@ impl Decoder {
         latents: &mut [f32],
         stop: &Stop,
         report: &mut dyn FnMut(u64),
-        sink: &mut dyn FnMut(u64, &[f32]) -> Result<()>,
+        sink: &mut dyn Sink,
     ) -> Result<()> {
-        let data = self.weights.data();
-        let mut backend = Backend::open(request, self.network.graph(), &data, stop)?;
-        let mut values = memory::vec(backend.out_len(), 0.0)?;
         let pixels = setup.width as usize * setup.height as usize;
-        for (latents, done) in latents.chunks_exact_mut(setup.image_len()).zip(0..) {
+        latents.chunks_exact_mut(setup.image_len()).for_each(|z| self.autoencoder.scaling().unscale(z, pixels));
+        let longest = setup.picture.width.max(setup.picture.height);
+        let first = match self.tile {
+            Tile::Side(side) if side < longest => self.tiled(side, setup, request, latents, stop, report, sink)?,
+            _ => self.whole(setup, request, latents, stop, report, sink)?,
+        };
+        let Tried::Refused(mut error) = first else { return Ok(report(u64::from(setup.count))) };
+        if self.tile != Tile::Auto || error.exit_code() != 1 {
+            return Err(error);
+        }
+        let multiple = self.autoencoder.multiples()[1];
+        for side in SIDES.into_iter().filter(|side| *side < longest && side.is_multiple_of(4 * multiple)) {
+            match self.tiled(side, setup, request, latents, stop, report, sink)? {
+                Tried::Done => return Ok(report(u64::from(setup.count))),
+                Tried::Refused(e) if e.exit_code() != 1 => return Err(e),
+                Tried::Refused(e) => error = e,
+            }
+        }
+        Err(error)
+    }
+
+    /// Every picture as a whole.
+    fn whole(
+        &self,
+        setup: &Setup,
+        request: &Request,
+        latents: &[f32],
+        stop: &Stop,
+        report: &mut dyn FnMut(u64),
+        sink: &mut dyn Sink,
+    ) -> Result<Tried> {
+        let data = self.weights.data();
+        let network = match self.autoencoder.decoder(setup.picture.height, setup.picture.width) {
+            Ok(network) => network,
+            Err(e) => return Ok(Tried::Refused(e)),
+        };
+        let mut backend = match Backend::open(request, network.graph(), &data, stop) {
+            Ok(backend) => backend,
+            Err(e) => return Ok(Tried::Refused(e)),
+        };
+        let mut values = memory::vec(backend.out_len(), 0.0)?;
+        for (latents, done) in latents.chunks_exact(setup.image_len()).zip(0..) {
             stop.check()?;
             report(done);
-            self.autoencoder.scaling().unscale(latents, pixels);
             backend.predict(latents, 0.0, &[Cond::None], &mut values)?;
-            sink(setup.first + done, &values)?;
+            sink.pictures(setup.first + done, &values)?;
         }
-        report(u64::from(setup.count));
-        Ok(())
+        Ok(Tried::Done)
+    }
+
+    /// Every picture in tiles of `side` pixels.
+    #[expect(clippy::too_many_arguments, reason = "what a run hands on from hand to hand")]
+    fn tiled(
+        &self,
+        side: u32,
+        setup: &Setup,
+        request: &Request,
+        latents: &[f32],
+        stop: &Stop,
+        report: &mut dyn FnMut(u64),
+        sink: &mut dyn Sink,
+    ) -> Result<Tried> {
+        let size = [setup.picture.height, setup.picture.width];
+        let tiling = &Tiling::new(side, self.autoencoder.multiples()[1], size)?;
+        let Self { autoencoder, weights, .. } = self;
+        sink.tiled(side);
+        let mut made = false;
+        let done =
+            TiledDecoder { autoencoder, weights, request, tiling }.run(latents, stop, report, &mut |i, values| {
+                made = true;
+                sink.pictures(setup.first + i, values)
+            });
+        match done {
+            Ok(()) => Ok(Tried::Done),
+            Err(e) if !made => Ok(Tried::Refused(e)),
+            Err(e) => Err(e),
+        }
     }
 }

@@ -42,7 +42,11 @@ pub fn sample_in_memory(
 struct Values<'a>(&'a mut dyn FnMut(u64, &[f32]) -> Result<()>);
 
 impl Sink for Values<'_> {
-    fn opened(&mut self, _: Pending) {}
+    fn opened(&mut self, _: Pending) -> Result<()> {
+        Ok(())
+    }
+
+    fn tiled(&mut self, _: u32) {}
 
     fn sampled(&mut self, _: &[f32]) -> Result<()> {
         Ok(())

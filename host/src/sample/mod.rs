@@ -13,7 +13,10 @@ mod options;
 mod output;
 mod produce;
 mod prompt;
+mod replayed;
 mod setup;
+mod stages;
+mod tokenizers;
 mod words;
 
 use std::path::PathBuf;
@@ -28,7 +31,9 @@ pub use noise::{Generator, Source};
 pub use options::Options;
 pub use output::Output;
 pub use prompt::Loaded;
+pub(crate) use replayed::again;
 pub use setup::{Setup, Shape};
+pub use stages::Stage;
 
 use unfog_core::nn::weights::WeightData;
 
@@ -36,6 +41,7 @@ use crate::backend::{Description, Kind, Leftover, Request, choose};
 use crate::error::{Error, Result};
 use crate::model::{LoraChoice, Model, Network};
 use crate::recipe::{self, Recipe};
+use crate::settings::prediction_name;
 use crate::stop::Stop;
 use crate::tensors::GivenNoise;
 use collect::{Collector, Latents};
@@ -60,6 +66,8 @@ pub enum Event {
     Steps(u64, u64),
     /// Images that are decoded from their latents, and those there are.
     Decoded(u64, u64),
+    /// A stage is over, and took so long.
+    Took(Stage, Duration),
 }
 
 /// What a run left.
@@ -75,6 +83,8 @@ pub struct Outcome {
     pub start_up: Duration,
     /// Time of all steps, and of decoding.
     pub sampling: Duration,
+    /// How long each stage took, in their order.
+    pub stages: Vec<(Stage, Duration)>,
 }
 
 /// Makes pictures and writes them.
@@ -90,14 +100,21 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let output = Output::new(&options.out, setup.first, setup.count, setup.picture)?;
     let latents = options.latents_out.as_ref().map(|path| Latents::new(path, &setup, &options.out)).transpose()?;
     let mut collector = Collector::new(&setup, output, latents);
-    produce(&model, options, &setup, stop, report, &mut collector)?;
+    let mut stages = Vec::new();
+    let mut told = |event: Event| {
+        if let Event::Took(stage, time) = event {
+            stages.push((stage, time));
+        }
+        report(event);
+    };
+    produce(&model, options, &setup, stop, &mut told, &mut collector)?;
     let opened = collector.opened_at().unwrap_or(start);
     let (start_up, sampling) = (opened.duration_since(start), opened.elapsed());
     let (files, recipe) = collector.finish()?;
     let images = setup.first..setup.first + u64::from(setup.count);
     let class = |i| setup.class.or_else(|| model.classes().and_then(|classes| classes.of_image(i)));
     let classes = images.filter_map(class).collect();
-    Ok(Outcome { files, recipe, classes, start_up, sampling })
+    Ok(Outcome { files, recipe, classes, start_up, sampling, stages })
 }
 
 /// The backend to open: what `auto` chooses, or what was asked for, its kernels measured if that was asked for. What the choice leaves
@@ -165,6 +182,10 @@ fn recipe(
         prompt: options.prompt.clone(),
         negative_prompt: setup.loaded.and_then(|loaded| loaded.negative()).and(options.negative.clone()),
         clip_skip: options.clip_skip,
+        tokenizer: options.tokenizer.as_ref().map(|path| path.display().to_string()),
+        prediction: options.prediction.map(|prediction| prediction_name(prediction).into()),
+        // Told once it is known.
+        vae_tile: None,
         class: setup.class,
         negative: setup.guided.negative,
         guidance: setup.guided.scale,

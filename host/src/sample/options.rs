@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use unfog_core::config::Parity;
+use unfog_core::predict::PredictionType;
 
 use super::noise::Generator;
 use crate::backend::Request;
 use crate::model::{EmbeddingChoice, LoraChoice};
+use crate::tiles::Tile;
 
 /// The options of a run, named as on the command line; what is absent is decided by the model.
 #[derive(Clone, Debug)]
@@ -27,6 +29,10 @@ pub struct Options {
     pub control_scales: Vec<f32>,
     /// How many layers at the end of the text encoders are left out; 0 if absent.
     pub clip_skip: Option<u32>,
+    /// The folder of the model's tokenizer, where it brings none: one, or a model's with `tokenizer` and `tokenizer_2`.
+    pub tokenizer: Option<PathBuf>,
+    /// What the network predicts, where its scheduler's config is not to say.
+    pub prediction: Option<PredictionType>,
     /// A class's number or name; each in turn if absent.
     pub class: Option<String>,
     /// What the pictures are to lead away from: the number or name of a class, or a text like `prompt`.
@@ -68,6 +74,8 @@ pub struct Options {
     pub noise_in: Option<PathBuf>,
     /// Where the sampler's result goes as it is, f32.
     pub latents_out: Option<PathBuf>,
+    /// Whether latents are decoded in tiles.
+    pub vae_tile: Tile,
     /// Where the picture goes: one file, or with `{i}` in its name a file an image.
     pub out: PathBuf,
 }
@@ -83,6 +91,8 @@ impl Default for Options {
             control_images: Vec::new(),
             control_scales: Vec::new(),
             clip_skip: None,
+            tokenizer: None,
+            prediction: None,
             class: None,
             negative: None,
             guidance: None,
@@ -103,6 +113,7 @@ impl Default for Options {
             noise: Generator::default(),
             noise_in: None,
             latents_out: None,
+            vae_tile: Tile::default(),
             out: PathBuf::from("unfog.png"),
         }
     }

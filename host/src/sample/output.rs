@@ -6,6 +6,7 @@ use super::setup::Shape;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::{Format, Picture, encode, sheet, sheet_layout};
+use crate::parameters::{KEYWORD as PARAMETERS, parameters};
 use crate::recipe::{KEYWORD, Recipe};
 
 /// What stands for an image's index in a file's name.
@@ -88,7 +89,9 @@ impl Output {
     }
 
     fn write(&self, path: &Path, picture: &Picture, recipe: &Recipe) -> Result<()> {
-        let recipe = recipe.to_json()?;
-        files::write(path, |out| encode(picture, self.format, (KEYWORD, &recipe), path, out))
+        let (text, parameters) = (recipe.to_json()?, parameters(recipe));
+        let mut texts = vec![(KEYWORD, text.as_str())];
+        texts.extend(parameters.as_deref().map(|parameters| (PARAMETERS, parameters)));
+        files::write(path, |out| encode(picture, self.format, &texts, path, out))
     }
 }

@@ -6,6 +6,7 @@ use super::decode::Decoder;
 use super::options::Options;
 use super::prompt::Prompts;
 use super::setup::Setup;
+use super::stages::{Clock, Stage};
 use super::words::Words;
 use super::{Event, generate, open, recipe, settle, source};
 use crate::backend::{Backend, Narrowed, Precision, Request};
@@ -17,7 +18,9 @@ use crate::stop::Stop;
 /// Where the images of a run go.
 pub(super) trait Sink {
     /// The backend is open: what the run's recipe is.
-    fn opened(&mut self, recipe: Pending);
+    fn opened(&mut self, recipe: Pending) -> Result<()>;
+    /// Latents are decoded in tiles of this side.
+    fn tiled(&mut self, tile: u32);
     /// What the sampler left of the next images `[n, c, h, w]`.
     fn sampled(&mut self, values: &[f32]) -> Result<()>;
     /// The pictures of the images from number `first` on `[n, c, h, w]`, from -1 to 1.
@@ -51,7 +54,7 @@ pub(super) fn produce(
     let mut controls = Controls::read(model, options, setup)?;
     let tokens = prompts.as_ref().map_or(0, Prompts::tokens);
     let steered = if controls.is_empty() { None } else { Some(controls.network(model, setup, tokens)?) };
-    let decoder = model.autoencoder()?.map(|autoencoder| Decoder::read(autoencoder, setup)).transpose()?;
+    let decoder = model.autoencoder()?.map(|autoencoder| Decoder::new(autoencoder, setup, options.vae_tile)).transpose()?;
     let texts = prompts.as_ref().map(Prompts::weights).unwrap_or_default();
     let all: Vec<&Weights> =
         texts.into_iter().chain([&weights]).chain(decoder.as_ref().map(Decoder::weights)).collect();
@@ -66,10 +69,14 @@ pub(super) fn produce(
     // Text encoders and decoders are small beside the network, and suffer more.
     let beside = Request { precision: request.precision.min(Precision::F16), ..request.clone() };
     let picture = [setup.picture.width, setup.picture.height];
+    let mut clock = Clock::start();
     let mut conditions = prompts.as_ref().map(|prompts| prompts.encode(&beside, picture, stop)).transpose()?;
     let hints = controls.hints(&beside, stop)?;
     for condition in conditions.iter_mut().flatten() {
         memory::extend(condition, &hints)?;
+    }
+    if prompts.is_some() {
+        clock.took(Stage::Texts, report);
     }
     let (network, data) = match &steered {
         Some(steered) => (steered, controls.data(steered, &data)),
@@ -83,8 +90,9 @@ pub(super) fn produce(
         _ => None,
     };
     let setup = &Setup { loaded, ..setup.clone() };
+    clock.took(Stage::Opening, report);
     let recipe = recipe(options, setup, model, (words, &controls), backend.describe());
-    sink.opened(Pending::new(recipe, fingerprint, fingerprints));
+    sink.opened(Pending::new(recipe, fingerprint, fingerprints))?;
 
     let mut latents = Vec::new();
     let mut steps = |done, total| report(Event::Steps(done, total));
@@ -96,10 +104,13 @@ pub(super) fn produce(
         }
     })?;
     drop::<Backend<'_>>(backend);
+    clock.took(Stage::Sampling, report);
     let Some(decoder) = decoder else { return Ok(()) };
     let count = u64::from(setup.count);
     let mut decoded = |done| report(Event::Decoded(done, count));
-    decoder.run(setup, &beside, &mut latents, stop, &mut decoded, &mut |i, values| sink.pictures(i, values))
+    decoder.run(setup, &beside, &mut latents, stop, &mut decoded, sink)?;
+    clock.took(Stage::Decoding, report);
+    Ok(())
 }
 
 /// Whether weights that a run changes are held in half floats: where kernels are to have no more bits anyway.

@@ -8,6 +8,7 @@ use super::layout::Layout;
 use super::options::Options;
 use super::produce::halves;
 use super::setup::Setup;
+use super::tokenizers::tokenizers;
 use super::words::Words;
 use crate::backend::{Backend, Request};
 use crate::error::{Error, Result};
@@ -18,8 +19,6 @@ use crate::text::{Chunk, Tokenizer};
 
 /// The most chunks of a prompt: what stands in more is no prompt but a mistake.
 const MOST_CHUNKS: usize = 16;
-/// The folders of a model's tokenizers, in the order of its text encoders.
-const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
 
 /// A text encoder with its weights.
 struct Encoder {
@@ -70,15 +69,7 @@ impl Prompts {
     pub(super) fn read(model: &Model, options: &Options, setup: &Setup, loras: &mut Loras) -> Result<Option<Self>> {
         let (Some(texts), Some(prompt)) = (model.texts(), &options.prompt) else { return Ok(None) };
         let encoders = model.text_encoders()?;
-        let mut tokenizers: Vec<Tokenizer> = TOKENIZERS[..encoders.len().min(2)]
-            .iter()
-            .map(|name| {
-                let folder = model.part(name).ok_or_else(|| {
-                    Error::failure(format!("the model {} has a text encoder without its {name}", model.name()))
-                })?;
-                Tokenizer::open(&folder, None)
-            })
-            .collect::<Result<_>>()?;
+        let mut tokenizers = tokenizers(model, &encoders, options.tokenizer.as_deref())?;
         let words = Words::teach(options, &mut tokenizers, &encoders)?;
         let chunk_len = tokenizers.first().map_or(0, Tokenizer::max_len);
         if tokenizers.iter().any(|tokenizer| tokenizer.max_len() != chunk_len) {

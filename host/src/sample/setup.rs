@@ -11,6 +11,7 @@ use super::prompt::Loaded;
 use crate::error::{Error, Result};
 use crate::model::{Autoencoder, Model};
 use crate::settings::{Settings, Wishes};
+use crate::tiles::Tile;
 
 /// The most values that a picture may have.
 const MOST_VALUES: u64 = 1 << 28;
@@ -108,7 +109,8 @@ impl Setup {
             return Err(Error::failure(format!("the model {} has no scheduler_config.json", model.name()))
                 .hint("say what it was trained with: --schedule NAME"));
         }
-        let prediction = scheduler.as_ref().map(|scheduler| scheduler.config.prediction).unwrap_or_default();
+        let own = scheduler.as_ref().map(|scheduler| scheduler.config.prediction);
+        let prediction = options.prediction.or(own).unwrap_or_default();
         let guided = Guided::new(model, options, prediction)?;
         let wishes = Wishes {
             sampler: options.sampler.clone(),
@@ -120,6 +122,7 @@ impl Setup {
             // A network sees each pixel, or each patch, of what is sampled.
             tokens: (width / model.patch()).checked_mul(height / model.patch()),
             guidance: guided.guidance,
+            prediction: options.prediction,
         };
         let settings = Settings::new(scheduler, &wishes)?;
         let noise = options.noise;
@@ -167,7 +170,7 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
             "the model {} takes an embedding as its condition, and has no text encoder and autoencoder beside it",
             model.name()
         ))
-        .hint("give the folder of the whole pipeline"));
+        .hint("give the folder or the file of the whole pipeline"));
     }
     match (prompted, &options.prompt) {
         (true, None) => {
@@ -179,6 +182,12 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
         }
         (false, None) if options.clip_skip.is_some() => {
             Err(Error::usage(format!("--clip-skip: the model {} takes no text", model.name())))
+        }
+        (false, None) if options.tokenizer.is_some() => {
+            Err(Error::usage(format!("--tokenizer: the model {} takes no text", model.name())))
+        }
+        (false, None) if options.vae_tile != Tile::default() && autoencoder.is_none() => {
+            Err(Error::usage(format!("--vae-tile: the model {} has no autoencoder", model.name())))
         }
         _ => Ok(autoencoder),
     }

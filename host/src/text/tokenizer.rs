@@ -131,6 +131,13 @@ impl Tokenizer {
         self.marks.pad
     }
 
+    /// The same tokenizer, which fills chunks up with `id`.
+    #[must_use]
+    pub fn padded_with(mut self, id: u32) -> Self {
+        self.marks.pad = id;
+        self
+    }
+
     /// How many ids a chunk has, start and end included.
     pub fn max_len(&self) -> usize {
         self.marks.max_len

@@ -5,6 +5,7 @@ mod commands;
 mod common;
 mod interrupt;
 mod loading;
+mod replay;
 mod sample;
 mod tokens;
 #[cfg(feature = "vulkan")]

@@ -1,4 +1,4 @@
-//! The way of a safetensors file from its header to a network's weights.
+//! The way of a safetensors or GGUF file from its header to a network's weights.
 //!
 //! An input that begins with `{` is a header up to its first line break, whose length is put before it, and then the data;
 //! any other input is a whole file.

@@ -19,8 +19,8 @@ fn json_at(path: &str) -> Value {
 /// A file without bytes, of which these are the shapes.
 fn of(shapes: Shapes) -> Original {
     let file = WeightFile { name: "shapes".into(), bytes: Bytes::Static(&[]) };
-    let family = unet::family(&shapes);
-    Original { file: Arc::new(file), shapes, family, trained: None }
+    let family = family(&shapes);
+    Original { file: Arc::new(file), shapes, family, trained: None, bare: false }
 }
 
 fn shapes_of(model: &Value) -> Shapes {
@@ -44,6 +44,7 @@ fn names_are_those_of_diffusers() {
                 let expected = StoredName {
                     name: expected.as_str().or(expected[0].as_str()).unwrap().into(),
                     part: number(1).zip(number(2)),
+                    transposed: false,
                 };
                 // The one that is there is the one that counts.
                 let found = original.names(part, name).into_iter().find(|stored| original.shapes.has(&stored.name));

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::model::weights::StoredName;
 
 pub(super) const PREFIX: &str = "model.diffusion_model.";
+/// The first weight of every such network, without its prefix.
+pub(super) const FIRST: &str = "input_blocks.0.0.weight";
 
 /// Where blocks are: there they have numbers, one after the other; in diffusers levels and layers.
 struct Layout {
@@ -103,7 +105,7 @@ pub(super) fn config(shapes: &Shapes, family: Family) -> Result<Value> {
     if shapes.has(&own("label_emb.0.0.weight")) {
         config["projection_class_embeddings_input_dim"] = json!(shapes.side(&own("label_emb.0.0.weight"), 1)?);
         match wide {
-            1280 | 2048 => {
+            _ if family == Family::Xl || wide == 1280 => {
                 config["addition_embed_type"] = json!("text_time");
                 config["addition_time_embed_dim"] = json!(256);
             }

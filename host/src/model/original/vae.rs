@@ -8,6 +8,11 @@ use crate::model::weights::StoredName;
 
 const PREFIX: &str = "first_stage_model.";
 
+/// Whether the file holds one.
+pub(super) fn is_in(shapes: &Shapes) -> bool {
+    shapes.has(&format!("{PREFIX}decoder.conv_in.weight"))
+}
+
 /// The config.json that diffusers would have for it.
 pub(super) fn config(shapes: &Shapes, family: Family) -> Result<Value> {
     let own = |name: &str| format!("{PREFIX}{name}");

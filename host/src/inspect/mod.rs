@@ -1,5 +1,7 @@
 //! What a model is made of and what it costs.
 
+mod pipeline;
+
 use serde::Serialize;
 use unfog_core::nn::graph::Graph;
 use unfog_core::nn::plan::{Slot, Target, plan, slots_needed};
@@ -9,6 +11,8 @@ use crate::cost::{flops, node_flops};
 use crate::error::{Error, Result};
 use crate::memory::Needs;
 use crate::model::Model;
+use pipeline::Pipeline;
+pub use pipeline::StagePlan;
 
 /// A node of the network.
 #[derive(Clone, Debug, Serialize)]
@@ -62,19 +66,30 @@ pub struct Inspection {
     pub plan_lower_bound: u64,
     /// What it takes on each backend.
     pub memory: Vec<Needs>,
+    /// The stages of a whole text-to-image pipeline, one after the other; none of other models.
+    pub stages: Vec<StagePlan>,
     /// The layers, in the order of execution.
     pub layers: Vec<Layer>,
 }
 
 /// Inspects a model for pictures of `size` (width and height; its own if absent) and for the backend that `request` names, or
-/// for all of them. The weights are read and checked too.
+/// for all of them. The weights are read and checked too. Of a whole pipeline pictures are those that its decoder makes, of a network alone
+/// those that it takes.
 ///
 /// # Errors
 /// A model that is not whole; a size that it can't take.
 pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Result<Inspection> {
     request.check()?;
-    let (width, height) = model.picture_size(size)?;
-    let network = model.network(height, width)?;
+    let pipeline = Pipeline::of(model)?;
+    let multiple = pipeline.as_ref().map_or(1, Pipeline::multiple);
+    let (width, height) = match (size, model.size()) {
+        (None, Some((h, w))) => (w.saturating_mul(multiple), h.saturating_mul(multiple)),
+        (size, _) => model.picture_size(size)?,
+    };
+    if !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
+        return Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {multiple}")));
+    }
+    let network = model.network(height / multiple, width / multiple)?;
     let graph = network.graph();
     let weights = model.weights(&network)?;
     let fingerprint = weights.fingerprint();
@@ -94,6 +109,10 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Re
         }
     });
     let scheduler = model.scheduler()?;
+    let stages = match &pipeline {
+        Some(pipeline) => pipeline.stages(&network, weights.bytes(), [width, height], request)?,
+        None => Vec::new(),
+    };
     let classes = model.classes();
     let [in_channels, out_channels] = model.channels();
     Ok(Inspection {
@@ -114,6 +133,7 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Re
         plan_bytes: plan.bytes,
         plan_lower_bound: plan.lower_bound,
         memory: kinds(request).into_iter().map(|kind| memory(&request.chosen(kind), &graph)).collect(),
+        stages,
         layers: layers.collect(),
     })
 }
