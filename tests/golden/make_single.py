@@ -141,7 +141,7 @@ def make(name, folder):
 
 CASES = [
     {"model": "sd1", "prompt": "a photo of a red apple", "negative": None, "guidance": 7.5, "steps": 4},
-    {"model": "sd1", "prompt": "the cat", "negative": "blurry", "guidance": 4.0, "steps": 3, "prediction": "v"},
+    {"model": "sd1", "prompt": "the cat", "negative": "blurry", "guidance": 4.0, "steps": 3, "prediction": "v", "sampler": "ddim"},
     {"model": "sd2", "prompt": "a blue dog", "negative": None, "guidance": 7.5, "steps": 4},
     {"model": "sd2", "prompt": "a blue dog", "negative": "tree", "guidance": 3.0, "steps": 3, "prediction": "epsilon"},
     {"model": "sdxl", "prompt": "a drawing of the tree", "negative": None, "guidance": 5.0, "steps": 4},
@@ -164,7 +164,7 @@ def main():
             before = pipe.scheduler
             if "prediction" in case:
                 kind = {"v": "v_prediction"}.get(case["prediction"], case["prediction"])
-                pipe.scheduler = type(before).from_config(before.config, prediction_type=kind)
+                pipe.scheduler = DDIMScheduler.from_config(before.config, prediction_type=kind, clip_sample=False)
             noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(200 + i))
             wide, _ = P.run(pipe, case, noise, torch.float64)
             latents, image = P.run(pipe, case, noise, torch.float32)

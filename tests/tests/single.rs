@@ -107,6 +107,7 @@ fn files_agree_with_diffusers() -> TestResult {
                 prompt: case["prompt"].as_str().map(str::to_owned),
                 negative: case["negative"].as_str().map(str::to_owned),
                 prediction: case["prediction"].as_str().map(prediction).transpose().map_err(|e| e.report())?,
+                sampler: case["sampler"].as_str().map(str::to_owned),
                 guidance: case["guidance"].as_f64().map(|g| g as f32),
                 steps: case["steps"].as_u64().map(|n| n as usize),
                 size: Some((16, 16)),
