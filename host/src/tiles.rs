@@ -207,11 +207,12 @@ impl TiledDecoder<'_> {
 mod tests {
     use super::*;
 
-    fn planes(tiling: &Tiling, value: impl Fn(usize, usize, usize, usize) -> f32) -> Vec<Vec<f32>> {
+    /// Tiles of which `value` gives each pixel, by the tile's number, the row and the column in the picture.
+    fn planes(tiling: &Tiling, value: impl Fn(usize, usize, usize) -> f32) -> Vec<Vec<f32>> {
         let m = tiling.multiple;
         let tile = |(number, [(top, rows), (left, columns)]): (usize, [Span; 2])| {
             let pixels = (0..rows * m).flat_map(|y| (0..columns * m).map(move |x| (y, x)));
-            pixels.map(|(y, x)| value(number, top * m + y, left * m + x, 0)).collect()
+            pixels.map(|(y, x)| value(number, top * m + y, left * m + x)).collect()
         };
         tiling.tiles().enumerate().map(tile).collect()
     }
@@ -221,11 +222,11 @@ mod tests {
         for (size, side) in [([40, 56], 16), ([24, 24], 32), ([34, 18], 8), ([64, 66], 24)] {
             let tiling = Tiling::new(side, 2, size).unwrap();
             let [h, w] = size.map(|n| n as usize);
-            let value = |_, y: usize, x: usize, _| (y * 1000 + x) as f32;
+            let value = |_, y: usize, x: usize| (y * 1000 + x) as f32;
             let mut picture = vec![f32::NAN; h * w];
             tiling.join(&mut planes(&tiling, value), 1, &mut picture);
             for (i, got) in picture.iter().enumerate() {
-                let want = value(0, i / w, i % w, 0);
+                let want = value(0, i / w, i % w);
                 assert!((got - want).abs() <= 1e-6 * want.abs(), "{size:?} {side} at {i}: {got}, {want}");
             }
         }
@@ -237,7 +238,7 @@ mod tests {
         let tiling = Tiling::new(16, 2, [16, 24]).unwrap();
         assert_eq!((tiling.rows.clone(), tiling.columns.clone()), (vec![(0, 8), (6, 2)], vec![(0, 8), (6, 6)]));
         let mut picture = vec![f32::NAN; 16 * 24];
-        tiling.join(&mut planes(&tiling, |number, ..| (number % 2) as f32), 1, &mut picture);
+        tiling.join(&mut planes(&tiling, |number, _, _| (number % 2) as f32), 1, &mut picture);
         assert_eq!(picture[10..18], [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]);
     }
 

@@ -69,14 +69,20 @@ impl Decoder {
             Tile::Side(side) if side < longest => self.tiled(side, setup, request, latents, stop, report, sink)?,
             _ => self.whole(setup, request, latents, stop, report, sink)?,
         };
-        let Tried::Refused(mut error) = first else { return Ok(report(u64::from(setup.count))) };
+        let Tried::Refused(mut error) = first else {
+            report(u64::from(setup.count));
+            return Ok(());
+        };
         if self.tile != Tile::Auto || error.exit_code() != 1 {
             return Err(error);
         }
         let multiple = self.autoencoder.multiples()[1];
         for side in SIDES.into_iter().filter(|side| *side < longest && side.is_multiple_of(4 * multiple)) {
             match self.tiled(side, setup, request, latents, stop, report, sink)? {
-                Tried::Done => return Ok(report(u64::from(setup.count))),
+                Tried::Done => {
+                    report(u64::from(setup.count));
+                    return Ok(());
+                }
                 Tried::Refused(e) if e.exit_code() != 1 => return Err(e),
                 Tried::Refused(e) => error = e,
             }
