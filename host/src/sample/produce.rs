@@ -54,7 +54,8 @@ pub(super) fn produce(
     let mut controls = Controls::read(model, options, setup)?;
     let tokens = prompts.as_ref().map_or(0, Prompts::tokens);
     let steered = if controls.is_empty() { None } else { Some(controls.network(model, setup, tokens)?) };
-    let decoder = model.autoencoder()?.map(|autoencoder| Decoder::new(autoencoder, setup, options.vae_tile)).transpose()?;
+    let decoder =
+        model.autoencoder()?.map(|autoencoder| Decoder::new(autoencoder, setup, options.vae_tile)).transpose()?;
     let texts = prompts.as_ref().map(Prompts::weights).unwrap_or_default();
     let all: Vec<&Weights> =
         texts.into_iter().chain([&weights]).chain(decoder.as_ref().map(Decoder::weights)).collect();

@@ -22,8 +22,7 @@ pub(crate) fn again(
     stop: &Stop,
     report: &mut dyn FnMut(Event),
 ) -> Result<(Picture, Recipe)> {
-    let mut made =
-        Again { recorded, model: model.name(), shape: setup.picture, recipe: None, pictures: Vec::new() };
+    let mut made = Again { recorded, model: model.name(), shape: setup.picture, recipe: None, pictures: Vec::new() };
     produce(model, options, setup, stop, report, &mut made)?;
     let nothing = || Error::failure("nothing was made");
     let recipe = made.recipe.ok_or_else(nothing)?;
@@ -51,7 +50,9 @@ impl Sink for Again<'_> {
         let mut recipe = recipe.get()?.clone();
         let mut recorded = self.recorded.clone();
         if !recipe.files().map(|sha256| &*sha256).eq(recorded.files().map(|sha256| &*sha256)) {
-            return Err(Error::failure("the files beside the model (LoRAs, embeddings, controls) are others than those of the recipe"));
+            return Err(Error::failure(
+                "the files beside the model (LoRAs, embeddings, controls) are others than those of the recipe",
+            ));
         }
         if recipe.weights_sha256 != recorded.weights_sha256 {
             return Err(Error::failure(format!(
