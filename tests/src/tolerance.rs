@@ -130,6 +130,14 @@ pub fn half_pipeline() -> Tolerance {
     allow(5e-3, "kernels rounded to 11 bits, as of one evaluation")
 }
 
+/// The latents that pipelines leave which begin from a picture, against diffusers in f32.
+pub fn edit(backend: &Backend) -> Tolerance {
+    match backend {
+        Backend::Vulkan { .. } => allow(2e-4, "as of text to image; the encoder's latents may be off by 1e-5, too"),
+        _ => allow(2e-5, "diffusers in f32 is itself up to 2e-6 away from f64; as of text to image"),
+    }
+}
+
 /// The final sample of four steps on the CPU backend of another processor, against this one's.
 pub fn another_processor() -> Tolerance {
     allow(1e-5, "vectors of another length change the order of sums, which every step passes on; 3e-7 was seen")

@@ -44,6 +44,10 @@ struct Values<'a>(&'a mut dyn FnMut(u64, &[f32]) -> Result<()>);
 impl Sink for Values<'_> {
     fn opened(&mut self, _: Pending) {}
 
+    fn glimpse(&mut self, _: usize, _: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
     fn sampled(&mut self, _: &[f32]) -> Result<()> {
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use unfog_core::config::Parity;
 
+use super::edit::Edit;
 use super::noise::Generator;
 use crate::backend::Request;
 use crate::model::{EmbeddingChoice, LoraChoice};
@@ -60,6 +61,8 @@ pub struct Options {
     /// Whose rule gives the timestep that a step leads to: diffusers' for a model with a scheduler_config.json, otherwise
     /// the table's.
     pub parity: Option<Parity>,
+    /// The picture that the run begins from, if from any.
+    pub edit: Option<Edit>,
     /// Backend, device, precision, threads.
     pub backend: Request,
     /// How the seed becomes noise.
@@ -68,6 +71,8 @@ pub struct Options {
     pub noise_in: Option<PathBuf>,
     /// Where the sampler's result goes as it is, f32.
     pub latents_out: Option<PathBuf>,
+    /// After how many steps each a picture of how far the run is lies beside `out`: NAME.preview.png for NAME.png, removed in the end.
+    pub preview: Option<u32>,
     /// Where the picture goes: one file, or with `{i}` in its name a file an image.
     pub out: PathBuf,
 }
@@ -99,10 +104,12 @@ impl Default for Options {
             first: 0,
             size: None,
             parity: None,
+            edit: None,
             backend: Request::default(),
             noise: Generator::default(),
             noise_in: None,
             latents_out: None,
+            preview: None,
             out: PathBuf::from("unfog.png"),
         }
     }
