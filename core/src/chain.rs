@@ -8,7 +8,7 @@ use crate::denoise::{Cond, Denoise};
 use crate::guidance::Guidance;
 use crate::noise::{Noise, NoiseError};
 use crate::sampler::{Evaluate, Failed, Halt, Model, Sampler, Step};
-use crate::schedule::Schedule;
+use crate::schedule::{Level, Schedule};
 
 /// The images that a chain makes together. What an image becomes doesn't depend on which others are made with it.
 #[derive(Clone, Copy, Debug)]
@@ -135,12 +135,18 @@ pub struct Chain<'a> {
     scratch: &'a mut [f32],
     history: &'a mut [f32],
     momentum: &'a mut [f32],
+    known: Option<Known<'a>>,
     /// Steps that are done.
     index: usize,
+    /// The step that the run began with.
+    begin: usize,
     /// Draws that were made.
     draws: u32,
     ready: bool,
 }
+
+/// Puts back what is known of images `[n, len]`, with the noise of a level.
+pub type Known<'a> = &'a dyn Fn(Level, &mut [f32]);
 
 /// Lengths of the pieces of a chain's memory, in their order.
 fn layout(config: &Config, sampler: &Sampler, batch: &Batch<'_>) -> Result<[usize; 7], ChainError> {
@@ -198,7 +204,7 @@ impl<'a> Chain<'a> {
         let (history, rest) = rest.split_at_mut(history);
         let (momentum, _) = rest.split_at_mut(momentum);
         let config = *config;
-        let (index, draws, ready) = (0, 0, false);
+        let (index, begin, draws, ready) = (0, 0, 0, false);
         Ok(Self {
             config,
             sampler,
@@ -211,7 +217,9 @@ impl<'a> Chain<'a> {
             scratch,
             history,
             momentum,
+            known: None,
             index,
+            begin,
             draws,
             ready,
         })
@@ -219,10 +227,7 @@ impl<'a> Chain<'a> {
 
     /// Goes to the start: the images become draw 0 of `noise`, scaled by the schedule.
     pub fn init(&mut self, noise: &mut dyn Noise) -> Result<(), NoiseError> {
-        (self.index, self.draws, self.ready) = (0, 1, false);
-        self.x0.fill(0.0);
-        self.history.fill(0.0);
-        self.momentum.fill(0.0);
+        self.rewind(0, 1);
         for (i, x) in self.x.chunks_exact_mut(self.batch.len).enumerate() {
             noise.fill(self.batch.first_image.wrapping_add(i as u64), 0, x)?;
         }
@@ -230,6 +235,41 @@ impl<'a> Chain<'a> {
         self.x.iter_mut().for_each(|x| *x *= sigma);
         self.ready = true;
         Ok(())
+    }
+
+    /// Goes to the start of step `step` of the run, with images `x` `[n, len]` at the noise level [`Chain::level_to_begin`]: a run that begins
+    /// in the middle (Meng et al. 2022, "SDEdit"). Samplers begin there as they do at step 0, with no history. `draws` of noise were made
+    /// so far: the samplers' first is that number. Of another length than the chain's, nothing begins, and the result is false.
+    #[must_use]
+    pub fn begin(&mut self, step: usize, draws: u32, x: &[f32]) -> bool {
+        if x.len() != self.x.len() {
+            return false;
+        }
+        self.rewind(step, draws);
+        self.x.copy_from_slice(x);
+        self.ready = true;
+        true
+    }
+
+    /// Holds a part of the images to what is known of it: `known` is handed all images after every step, with the noise level that they have
+    /// reached, and where PLMS and Heun's method evaluate the network at the end of a step that they have not yet made, as diffusers'
+    /// inpainting does.
+    pub fn keep(&mut self, known: Known<'a>) {
+        self.known = Some(known);
+    }
+
+    /// The noise level at which the images of a run must lie that begins with step `step`: that step's own, but for PLMS with diffusers'
+    /// parity ([`crate::sampler::PLMS`]).
+    pub fn level_to_begin(&self, step: usize) -> Level {
+        self.schedule.level(self.sampler.start(step, self.config.parity))
+    }
+
+    /// To the start of a step, with no history.
+    fn rewind(&mut self, step: usize, draws: u32) {
+        (self.index, self.begin, self.draws, self.ready) = (step, step, draws, false);
+        self.x0.fill(0.0);
+        self.history.fill(0.0);
+        self.momentum.fill(0.0);
     }
 
     /// Makes one step, or returns `None` when all are done.
@@ -250,6 +290,8 @@ impl<'a> Chain<'a> {
         self.ready = false;
         let halt = (self.sampler.step)(&mut Step {
             index: self.index,
+            begin: self.begin,
+            known: self.known,
             x: self.x,
             model: Model {
                 network: &mut network,
@@ -284,6 +326,9 @@ impl<'a> Chain<'a> {
         let scale = self.schedule.end_scale();
         if scale != 1.0 && self.index == self.schedule.timesteps().len() {
             self.x.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some(known) = self.known {
+            known(self.schedule.level(self.index), self.x);
         }
         Ok(Some(Progress { step: self.index, steps: self.schedule.timesteps().len(), timestep }))
     }

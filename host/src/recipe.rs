@@ -49,7 +49,34 @@ pub struct Control {
     pub scale: f32,
 }
 
-/// A run of `sample`: every option as it was in effect, and what it ran on.
+/// What a picture was made from, of a run of `edit`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Edited {
+    /// The picture's file, as it was named.
+    pub image: String,
+    /// SHA-256 of that file.
+    pub image_sha256: String,
+    /// The share of the steps that were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// The mask's file, as it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// SHA-256 of that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_sha256: Option<String>,
+    /// Scale of the guidance towards the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_guidance: Option<f32>,
+    /// How much noise an upscaler was given with the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<u32>,
+    /// Whether what stays was copied from the picture in the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paste: bool,
+}
+
+/// A run of `sample` or `edit`: every option as it was in effect, and what it ran on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// The command.
@@ -87,6 +114,9 @@ pub struct Recipe {
     /// The side of the tiles in which latents were decoded, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<u32>,
+    /// The picture that it began from, of a run of `edit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<Edited>,
     /// The class that was asked for; without one, image i has class i modulo the number of classes.
     pub class: Option<u32>,
     /// The class that the pictures lead away from.

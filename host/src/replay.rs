@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::image::{Picture, load};
 use crate::model::{EmbeddingChoice, LoraChoice, Model};
 use crate::recipe::Recipe;
-use crate::sample::{Event, Options, Setup, again};
+use crate::sample::{Edit, Event, Options, Setup, again};
 use crate::settings::{self, parity, prediction};
 use crate::stop::Stop;
 use crate::tiles::Tile;
@@ -92,6 +92,7 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         prompt,
         negative_prompt,
         clip_skip,
+        edit,
         tokenizer,
         prediction: predicts,
         vae_tile,
@@ -117,9 +118,9 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         vram,
         ran_on,
     } = recipe;
-    if command != "sample" {
+    if !matches!((command.as_str(), edit), ("sample", None) | ("edit", Some(_))) {
         return Err(Error::failure(format!(
-            "the recipe is of the command {command:?}, and only those of sample are known"
+            "the recipe is of the command {command:?}, and only those of sample and edit are known"
         )));
     }
     let kind = changes.backend.unwrap_or(ran_on.backend);
@@ -146,6 +147,14 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         control_images: controls.iter().map(|control| (&control.image).into()).collect(),
         control_scales: controls.iter().map(|control| control.scale).collect(),
         clip_skip: *clip_skip,
+        edit: edit.as_ref().map(|edit| Edit {
+            image: (&edit.image).into(),
+            strength: edit.strength,
+            mask: edit.mask.as_ref().map(PathBuf::from),
+            image_guidance: edit.image_guidance,
+            noise_level: edit.noise_level,
+            paste: edit.paste,
+        }),
         tokenizer: changes.tokenizer.clone().or(tokenizer.clone().map(PathBuf::from)),
         prediction: predicts.as_deref().map(prediction).transpose()?,
         class: class.map(|class| class.to_string()),

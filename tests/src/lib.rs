@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod bits;
 pub mod compare;
+pub mod given;
 pub mod golden;
 pub mod net;
 pub mod ops;

@@ -155,7 +155,10 @@ fn packs_hold_these_networks_too() -> TestResult {
         assert!(packed.model.takes_embedding(), "{name}");
         let evaluate = |net: &Net| -> TestResult<Vec<f32>> {
             let backend = unfog_tests::backend::Backend::Reference;
-            let mut denoiser = backend.denoiser(net, &[&condition.values[..condition.shape[1]]])?;
+            let mut values = condition.values[..condition.shape[1]].to_vec();
+            // What is concatenated to the noisy image comes last.
+            values.resize(net.graph.interface().map_or(0, |interface| interface.embedding), 0.5);
+            let mut denoiser = backend.denoiser(net, &[&values])?;
             let mut out = vec![f32::NAN; net.out_len()];
             denoiser.predict(&x.values[..net.len()], 7.0, &[Cond::Loaded(0)], &mut out)?;
             Ok(out)

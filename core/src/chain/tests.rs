@@ -2,10 +2,10 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
-use crate::config::Variance;
+use crate::config::{Parity, Variance};
 use crate::guidance::Guidance;
 use crate::noise::{Given, Philox};
-use crate::predict::Clip;
+use crate::predict::{Clip, PredictionType};
 use crate::sampler::{self, At, DDIM, DDPM};
 use crate::schedule::Grid;
 
@@ -116,6 +116,99 @@ fn yields_after_every_step_and_can_stop_there() {
     noise.fill(77, 3, &mut [0.0; 9]).unwrap();
     while chain.step(&mut network, &mut noise).unwrap().is_some() {}
     assert_eq!(chain.x(), end);
+}
+
+#[test]
+fn a_run_can_begin_in_the_middle() {
+    for (sampler, eta) in [(&DDPM, 0.0), (&DDIM, 1.0)] {
+        let config = Config { eta, ..config() };
+        let (mut memory, conds) = (Memory::new(&config), [Cond::None; 2]);
+        let mut chain = memory.chain(&config, sampler, batch(4, &conds)).unwrap();
+        let (mut network, mut noise) = (Network::default(), Philox::new(5));
+        chain.init(&mut noise).unwrap();
+        (0..2).for_each(|_| _ = chain.step(&mut network, &mut noise).unwrap());
+        let (x, draws) = (chain.x().to_vec(), chain.draws());
+        while chain.step(&mut network, &mut noise).unwrap().is_some() {}
+        let end = chain.x().to_vec();
+
+        assert!(!chain.begin(2, draws, &x[1..]), "another length");
+        assert!(chain.begin(2, draws, &x));
+        let first = chain.step(&mut network, &mut noise).unwrap().unwrap();
+        assert_eq!((first.step, first.steps, first.timestep), (3, 4, 250));
+        while chain.step(&mut network, &mut noise).unwrap().is_some() {}
+        assert_eq!(chain.x(), end);
+        // Past the last step nothing is left to do.
+        assert!(chain.begin(4, draws, &x));
+        assert_eq!(chain.step(&mut network, &mut noise), Ok(None));
+    }
+}
+
+#[test]
+fn what_is_known_is_put_back_after_every_step() {
+    let (mut memory, conds) = (Memory::new(&config()), [Cond::None]);
+    let levels = std::cell::RefCell::new(vec![]);
+    let known = |level: Level, x: &mut [f32]| {
+        levels.borrow_mut().push(level.time);
+        x[0] = 0.75;
+    };
+    let mut chain = memory.chain(&config(), &DDIM, batch(0, &conds)).unwrap();
+    let (mut network, mut noise) = (Network::default(), Philox::new(1));
+    chain.init(&mut noise).unwrap();
+    chain.keep(&known);
+    while chain.step(&mut network, &mut noise).unwrap().is_some() {
+        assert!(chain.x()[0] == 0.75 && chain.x()[1] != 0.75);
+    }
+    // The levels that steps lead to; the last is the image.
+    assert_eq!(*levels.borrow(), [500.0, 250.0, 0.0, 0.0]);
+}
+
+#[test]
+fn every_sampler_begins_in_the_middle_as_at_the_start() {
+    // Of a network that predicts the same image everywhere, every solver makes it, however its steps before were.
+    for sampler in sampler::REGISTRY {
+        // PNDM's stages lie half strides apart, rounded, which is coarse near the end.
+        if [sampler::DDIM_INVERSE.name, sampler::CONSISTENCY.name, sampler::PNDM.name].contains(&sampler.name) {
+            continue;
+        }
+        // With diffusers' parity PLMS ends a step noisier.
+        let (prediction, clip, parity) = (PredictionType::Sample, Clip::None, Parity::Table);
+        let config = Config { steps: 9, prediction, clip, parity, ..Config::default() };
+        let (mut alpha_bar, mut timesteps) = (vec![0.0; 1000], vec![0; 9]);
+        let mut levels = vec![Level::default(); sampler.levels(9)];
+        let schedule = Schedule::for_sampler(&config, sampler, &mut alpha_bar, &mut timesteps, &mut levels).unwrap();
+        let mut values = vec![0.0; 1000];
+        let conds = [Cond::None];
+        let mut chain = Chain::new(&config, sampler, schedule, batch(0, &conds), &mut values).unwrap();
+        let (mut network, mut noise) = (Constant, Philox::new(6));
+        for begin in [1, 4, 5, 8] {
+            let Level { signal, noise: deviation, .. } = chain.level_to_begin(begin);
+            let mut x = [0.0; LEN];
+            noise.fill(0, 0, &mut x).unwrap();
+            x.iter_mut().for_each(|x| *x = signal as f32 * 0.25 + deviation as f32 * *x);
+            assert!(chain.begin(begin, 1, &x));
+            while chain.step(&mut network, &mut noise).unwrap().is_some() {}
+            for x in chain.x() {
+                // Chains end at timestep 0, with a hundredth of the noise.
+                assert!((x - 0.25).abs() < 0.05, "{} from step {begin}: {x}", sampler.name);
+            }
+        }
+    }
+}
+
+/// Sees the same image everywhere.
+struct Constant;
+
+impl Denoise for Constant {
+    type Error = Broken;
+
+    fn out_len(&self) -> usize {
+        LEN
+    }
+
+    fn predict(&mut self, _: &[f32], _: f32, _: &[Cond], out: &mut [f32]) -> Result<(), Broken> {
+        out.fill(0.25);
+        Ok(())
+    }
 }
 
 #[test]

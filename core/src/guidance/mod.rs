@@ -101,11 +101,11 @@ impl Guidance {
     }
 
     /// k, the number of conditions an image. The conditions of a batch of n images are `[k, n]`: all the wanted ones, then
-    /// all the "none" ones, then, for [`Rule::Perpendicular`], all the negative ones.
+    /// all the "none" ones, then, for [`Rule::Perpendicular`], all the negative ones, or for [`Rule::Picture`] those with the picture alone.
     pub const fn conditions(&self) -> usize {
         match self {
             Self::None => 1,
-            Self::Classifier(Classifier { rule: Rule::Perpendicular { .. }, .. }) => 3,
+            Self::Classifier(Classifier { rule: Rule::Perpendicular { .. } | Rule::Picture { .. }, .. }) => 3,
             Self::Classifier(_) => 2,
         }
     }

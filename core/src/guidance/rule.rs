@@ -28,6 +28,12 @@ pub enum Rule {
         /// Steps at which the prediction is zero. (For flow networks: those stand still.)
         zero_steps: u32,
     },
+    /// Two conditions that add up, a text and a picture. Brooks et al. 2023, "InstructPix2Pix", equation 3: with n the prediction under the
+    /// picture alone, `u + image * (n - u) + s * (c - n)`. Three conditions an image.
+    Picture {
+        /// Scale of the picture (the paper's s_I).
+        image: f32,
+    },
     /// Perpendicular negative prompts. Armandpour et al. 2023, "Re-imagine the negative prompt algorithm", equation 7: with n the
     /// prediction under a negative condition, `p = c - u`, and q what of `n - u` is perpendicular to p,
     /// `u + s * (p - weight * q)`. Three conditions an image.
@@ -54,7 +60,7 @@ pub struct Evaluation<'a> {
     pub wanted: &'a mut [f32],
     /// The prediction under no condition.
     pub none: &'a [f32],
-    /// The prediction under the negative condition, for [`Rule::Perpendicular`].
+    /// The prediction under the negative condition, for [`Rule::Perpendicular`]; under the picture alone, for [`Rule::Picture`].
     pub negative: &'a [f32],
     /// What the evaluation before left ([`super::Guidance::memory`]); zeros at the start.
     pub momentum: &'a mut [f32],
@@ -79,7 +85,7 @@ impl Rule {
 
     /// Whether scale 1 gives back the wanted prediction.
     pub(super) const fn is_idle_at_one(self) -> bool {
-        !matches!(self, Self::Perpendicular { .. })
+        !matches!(self, Self::Perpendicular { .. } | Self::Picture { .. })
     }
 
     /// Whether all numbers can be used.
@@ -90,6 +96,7 @@ impl Rule {
                 parallel.is_finite() && threshold.is_finite() && threshold >= 0.0 && momentum.abs() < 1.0
             }
             Self::Perpendicular { weight } => weight.is_finite(),
+            Self::Picture { image } => image.is_finite(),
         }
     }
 
@@ -109,6 +116,11 @@ impl Rule {
                 plain(scale, (product / square) as f32, evaluation);
             }
             Self::Perpendicular { weight } => perpendicular(scale, weight, evaluation),
+            Self::Picture { image } => {
+                for ((c, &u), &n) in evaluation.wanted.iter_mut().zip(evaluation.none).zip(evaluation.negative) {
+                    *c = u + scale * (*c - n) + image * (n - u);
+                }
+            }
         }
     }
 }

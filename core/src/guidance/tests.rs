@@ -74,6 +74,18 @@ fn a_negative_that_is_parallel_or_none_changes_nothing() {
 }
 
 #[test]
+fn a_text_and_a_picture_add_up() {
+    let guided = |scale: f32, image: f32| {
+        let mut wanted = [3.0];
+        let evaluation = Evaluation { negative: &[2.0], ..Evaluation::new(&mut wanted, &[0.5]) };
+        Classifier { rule: Rule::Picture { image }, ..Classifier::new(scale) }.combine(scale, 0, evaluation);
+        wanted[0]
+    };
+    // Equation 3: u + image * (n - u) + scale * (c - n).
+    assert_eq!([guided(1.0, 1.0), guided(0.0, 1.0), guided(0.0, 0.0), guided(4.0, 2.0)], [3.0, 2.0, 0.5, 7.5]);
+}
+
+#[test]
 fn what_has_no_direction_or_deviation_stays_finite() {
     let rules = [
         Rule::Plain,
@@ -81,6 +93,7 @@ fn what_has_no_direction_or_deviation_stays_finite() {
         Rule::ZeroStar { zero_steps: 0 },
         Rule::ZeroStar { zero_steps: 1 },
         Rule::Perpendicular { weight: 1.0 },
+        Rule::Picture { image: 1.5 },
     ];
     for rule in rules {
         let guidance = Classifier { rule, rescale: 0.7, ..Classifier::new(7.0) };
@@ -110,6 +123,7 @@ fn numbers_that_can_not_be_used_are_refused() {
         projected(0.0, 0.0, 1.0),
         projected(0.0, 0.0, f32::NAN),
         Rule::Perpendicular { weight: f32::INFINITY },
+        Rule::Picture { image: f32::NAN },
     ] {
         assert!(!valid(Classifier { rule, ..plain }), "{rule:?}");
     }
@@ -140,7 +154,7 @@ fn conditions_and_memory_follow_the_rule() {
     let projected = |momentum| Rule::Projected { parallel: 0.0, threshold: 0.0, momentum, space: Space::Image };
     assert_eq!((Guidance::None.conditions(), Guidance::None.memory()), (1, 0));
     assert_eq!([of(Rule::Plain), of(projected(0.0)), of(projected(-0.5))], [(2, 0), (2, 0), (2, 1)]);
-    assert_eq!(of(Rule::Perpendicular { weight: 1.0 }), (3, 0));
+    assert_eq!([of(Rule::Perpendicular { weight: 1.0 }), of(Rule::Picture { image: 1.5 })], [(3, 0); 2]);
     assert_eq!([Guidance::from_scale(1.0).conditions(), Guidance::from_scale(0.0).conditions()], [1, 2]);
 }
 

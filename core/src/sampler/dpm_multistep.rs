@@ -94,7 +94,7 @@ pub(super) fn order_of(s: &Step<'_>, order: usize) -> usize {
     let (from, to) = s.levels();
     // A run may end at the level of its last evaluation; there is no step to interpolate over.
     let still = to.noise * from.signal >= from.noise * to.signal;
-    let order = if still { 1 } else { order.min(s.index + 1) };
+    let order = if still { 1 } else { order.min(s.done() + 1) };
     match left {
         1 if short || s.config.euler_at_final || to.noise <= 0.0 => 1,
         2 if short => order.min(2),

@@ -54,7 +54,7 @@ pub(super) fn third_noise(s: &mut Step<'_>) -> Result<(), Halt> {
 fn order_of(s: &Step<'_>, highest: usize) -> usize {
     let (n, (_, to)) = (s.steps(), s.levels());
     let lower = to.noise <= 0.0 || s.config.euler_at_final || (s.config.lower_order_final && n.is_multiple_of(highest));
-    if s.index + 1 == n && lower { 1 } else { s.index % highest + 1 }
+    if s.index + 1 == n && lower { 1 } else { (s.index % highest).min(s.done()) + 1 }
 }
 
 fn step(s: &mut Step<'_>, highest: usize, kind: Kind) -> Result<(), Halt> {

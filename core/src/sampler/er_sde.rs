@@ -65,7 +65,7 @@ fn step(s: &mut Step<'_>, highest: usize) -> Result<(), Halt> {
     // Infinite where x is pure noise, of which nothing is kept.
     let pure = from.signal <= 0.0;
     let still = to.noise * from.signal >= from.noise * to.signal;
-    let order = if pure || still || to.noise <= 0.0 { 1 } else { highest.min(s.index + 1) };
+    let order = if pure || still || to.noise <= 0.0 { 1 } else { highest.min(s.done() + 1) };
     let ratio = if pure { 0.0 } else { sigma_to * growth(sigma_to) / (sigma * growth(sigma)) };
     let (keep, kept_noise) = if pure { (0.0, 0.0) } else { (to.signal / from.signal * ratio, ratio * sigma) };
     let mut of = [1.0 - ratio, 0.0, 0.0];

@@ -28,6 +28,9 @@ pub(super) fn starting(s: &mut Step<'_>, from: Level) -> Result<(), Halt> {
     if to.noise <= 0.0 {
         return Ok(());
     }
+    if let Some(known) = s.known {
+        known(to, s.x);
+    }
     // With d' of Euler's x' and its prediction. The differences come first (see `derivative`): where sigma' is small their
     // factor is large.
     let half = 0.5 * scale_to * (sigma_to - sigma);

@@ -25,7 +25,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let place = slot(s.index);
     derivative(s.x, p.x0, scale, from.noise, &mut s.history[place..][..values]);
     let d = |ago: usize| &s.history[slot((s.index + 4).wrapping_sub(ago))..][..values];
-    match s.index {
+    match s.done() {
         0 => mix(s.x, keep, [(add, d(0))]),
         1 => mix(s.x, keep, [(add * 3.0 / 2.0, d(0)), (-add / 2.0, d(1))]),
         2 => mix(s.x, keep, [(add * 23.0 / 12.0, d(0)), (-add * 16.0 / 12.0, d(1)), (add * 5.0 / 12.0, d(2))]),

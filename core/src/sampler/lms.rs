@@ -14,7 +14,7 @@ pub(super) const ORDER: usize = 4;
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (from, to) = s.levels();
     let values = s.x.len();
-    let order = ORDER.min(s.index + 1);
+    let order = ORDER.min(s.done() + 1);
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let mut nodes = [sigma; ORDER];
     for (ago, node) in nodes.iter_mut().enumerate().take(order) {

@@ -16,7 +16,7 @@
 //!     let (from, to) = s.levels();
 //!     let (keep, add) = transfer(from, to);
 //!     let p = s.model.predict(s.x, At::level(from))?;
-//!     if s.index == 0 {
+//!     if s.done() == 0 {
 //!         s.history.copy_from_slice(p.x0);
 //!     }
 //!     mix(s.x, keep, [(add / 2.0, p.x0), (add / 2.0, &*s.history)]);
@@ -88,7 +88,8 @@ pub use mix::{derivative, exponential_integrals, mix, renewal, transfer};
 pub use model::{At, Learned, Model, Update};
 pub(crate) use model::{Evaluate, Failed};
 
-use crate::config::Config;
+use crate::chain::Known;
+use crate::config::{Config, Parity};
 use crate::math::{self, wide};
 use crate::noise::{Noise, NoiseError};
 use crate::predict::PredictionType;
@@ -309,6 +310,11 @@ impl Sampler {
             Grid::Euler | Grid::Solver => steps.saturating_add(1),
         }
     }
+
+    /// The step at whose noise level the images lie of a run that begins with step `begin`.
+    pub(crate) fn start(&self, begin: usize, parity: Parity) -> usize {
+        if self.name == PLMS.name { plms::start(begin, parity) } else { begin }
+    }
 }
 
 /// Every sampler. Firmware that names one directly links only that one.
@@ -387,6 +393,8 @@ pub enum Halt {
 pub struct Step<'a> {
     /// Number of the step, from 0.
     pub index: usize,
+    /// Number of the step that the run began with: 0 but for a run that begins in the middle.
+    pub begin: usize,
     /// The images, `[n, len]`: x at the timestep that the step starts from, and on return where it ends.
     pub x: &'a mut [f32],
     /// The network.
@@ -397,11 +405,17 @@ pub struct Step<'a> {
     pub config: &'a Config,
     /// Tables of the run.
     pub schedule: Schedule<'a>,
+    pub(crate) known: Option<Known<'a>>,
     pub(crate) noise: &'a mut dyn Noise,
     pub(crate) draws: &'a mut u32,
 }
 
 impl Step<'_> {
+    /// Steps of the run that were made before this one: of so many there is a history.
+    pub const fn done(&self) -> usize {
+        self.index.saturating_sub(self.begin)
+    }
+
     /// The timestep that the step starts from.
     pub fn timestep(&self) -> u32 {
         self.schedule.timesteps().get(self.index).copied().unwrap_or_default()

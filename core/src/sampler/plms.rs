@@ -7,23 +7,44 @@
 //! `x' = sqrt(a' / a) * x + (sqrt(1 - a') - sqrt(a' / a) * sqrt(1 - a)) * eps`. The second step repeats the first from its start
 //! with the mean of both ends' noises, so a run of n steps evaluates n + 1 times: two in the first step (one if n is 1).
 //!
+//! A run that begins at step b > 0 begins so as well. diffusers cuts its list of timesteps, in which the second stands twice, at the b-th
+//! place: with its parity the images begin at the level of step b - 1 (step 1 of b = 1), the first noise goes a stride T / n from there and
+//! the mean into timestep b, as if from a stride before it; from then on they are a step noisier than their timestep says.
+//!
 //! Where no signal is left (zero terminal SNR) alpha-bar counts as 2^-24, as in samplers over levels. The last step leads to alpha-bar 1, or to that of timestep 0 (`set_alpha_to_one`). Keeps x and four predictions.
 
 use super::mix::mix;
 use super::{At, Halt, Step};
+use crate::config::Parity;
 use crate::math::wide::sqrt;
 use crate::schedule::LEAST_ALPHA_BAR;
 
-pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
-    let (values, t) = (s.x.len(), s.timestep());
-    let end = if s.config.set_alpha_to_one { 1.0 } else { s.alpha_bar(0) };
-    let next = s.schedule.next_timestep(s.index, s.config.parity);
-    let (a, a_next) = (s.alpha_bar(t).max(LEAST_ALPHA_BAR), next.map_or(end, |next| s.alpha_bar(next)));
+/// The step at whose noise level the images of a run lie that begins with step `begin`.
+pub(crate) fn start(begin: usize, parity: Parity) -> usize {
+    match parity {
+        Parity::Diffusers if begin > 0 => (begin - 1).max(1),
+        _ => begin,
+    }
+}
+
+/// Factors of x and of the noise from one alpha-bar to another.
+fn transfer(a: f32, a_next: f32) -> (f64, f64) {
     let keep = sqrt(f64::from(a_next) / f64::from(a));
-    let add = sqrt(1.0 - f64::from(a_next)) - keep * sqrt(1.0 - f64::from(a));
+    (keep, sqrt(1.0 - f64::from(a_next)) - keep * sqrt(1.0 - f64::from(a)))
+}
+
+pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
+    let (values, index) = (s.x.len(), s.done());
+    let cut = index == 0 && s.begin > 0 && s.config.parity == Parity::Diffusers;
+    let place = if cut { start(s.begin, s.config.parity) } else { s.index };
+    let t = s.schedule.timesteps().get(place).copied().unwrap_or_default();
+    let end = if s.config.set_alpha_to_one { 1.0 } else { s.alpha_bar(0) };
+    let next = s.schedule.next_timestep(place, s.config.parity);
+    let a = s.alpha_bar(t).max(LEAST_ALPHA_BAR);
+    let (keep, add) = transfer(a, next.map_or(end, |next| s.alpha_bar(next)));
 
     let slot = |ago: usize| (s.index + 4 - ago) % 4 * values;
-    let (index, slots) = (s.index, [slot(0), slot(1), slot(2), slot(3)]);
+    let slots = [slot(0), slot(1), slot(2), slot(3)];
     let (noises, start) = s.history.split_at_mut(4 * values);
     s.model.predict_each(s.x, At::new(t, a), &mut |range, x, p| {
         noises[slots[0]..][range.clone()].copy_from_slice(p.eps);
@@ -41,11 +62,22 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
             }
         }
     })?;
-    let Some(second) = s.schedule.timesteps().get(1).copied().filter(|_| index == 0) else { return Ok(()) };
+    let place = if cut { s.index } else { s.index + 1 };
+    let Some(second) = s.schedule.timesteps().get(place).copied().filter(|_| index == 0) else { return Ok(()) };
+    if let Some(known) = s.known {
+        known(s.schedule.level(place), s.x);
+    }
     let at = At::new(second, s.alpha_bar(second));
+    let (keep, add) = match cut {
+        true => {
+            let stride = (s.schedule.alpha_bar().len() / s.steps()) as u32;
+            transfer(s.alpha_bar(second.saturating_add(stride)).max(LEAST_ALPHA_BAR), s.alpha_bar(second))
+        }
+        false => (keep, add),
+    };
     let (noises, start) = s.history.split_at(4 * values);
     s.model.predict_each(s.x, at, &mut |range, x, p| {
         x.copy_from_slice(&start[range.clone()]);
-        mix(x, keep, [(add / 2.0, p.eps), (add / 2.0, &noises[range])]);
+        mix(x, keep, [(add / 2.0, p.eps), (add / 2.0, &noises[slots[0]..][range])]);
     })
 }

@@ -35,7 +35,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     s.history[place..][..values].copy_from_slice(p.eps);
 
     let half = (s.schedule.alpha_bar().len() / s.steps() / 2) as u32;
-    if let Some(&next) = s.schedule.timesteps().get(s.index + 1).filter(|_| s.index < 3) {
+    if let Some(&next) = s.schedule.timesteps().get(s.index + 1).filter(|_| s.done() < 3) {
         let middle = (next + half).min(t);
         let (a_middle, a_next) = (alpha_bar(s, middle), alpha_bar(s, next));
         let (noises, rest) = s.history.split_at_mut(4 * values);
@@ -66,7 +66,7 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (keep, add) = transfer(a, next.map_or(end, |next| s.alpha_bar(next)));
     let e = |ago: usize| &s.history[(s.index + 4).wrapping_sub(ago) % 4 * values..][..values];
     let k = add / 24.0;
-    match s.index {
+    match s.done() {
         0 => mix(s.x, keep, [(add, e(0))]),
         1 => mix(s.x, keep, [(36.0 * k, e(0)), (-12.0 * k, e(1))]),
         2 => mix(s.x, keep, [(46.0 * k, e(0)), (-32.0 * k, e(1)), (10.0 * k, e(2))]),

@@ -39,11 +39,12 @@ pub(super) fn ancestral(s: &mut Step<'_>) -> Result<(), Halt> {
 /// `ended`: where the step before ended, without its noise.
 fn to_level(s: &mut Step<'_>, to: Level, ended: Level) -> Result<(), Halt> {
     let (from, before) = (s.level(s.index), s.level(s.index.wrapping_sub(1)));
+    let first = s.done() == 0;
     let p = s.model.predict(s.x, At::level(from))?;
     let (keep, add) = transfer(from, to);
     let still = to.noise * from.signal >= from.noise * to.signal;
     // Pure noise has no lambda, nor has the image.
-    if s.index == 0 || to.noise <= 0.0 || from.signal <= 0.0 || still {
+    if first || to.noise <= 0.0 || from.signal <= 0.0 || still {
         mix(s.x, keep, [(add, p.x0)]);
     } else {
         let h = to.lambda() - from.lambda();

@@ -80,14 +80,14 @@ fn points(s: &Step<'_>, step: usize, [predictor, corrector]: [usize; 2]) -> (usi
     let (from, to) = (s.level(step), s.level(step + 1));
     let still = to.noise * from.signal >= from.noise * to.signal;
     let left = if s.config.lower_order_final { s.steps() - step } else { corrector };
-    let predicts = if still || to.noise <= 0.0 { 1 } else { predictor.min(step + 1).min(left) };
-    (predicts, corrector.min(step + 2).min(left + 1))
+    let predicts = if still || to.noise <= 0.0 { 1 } else { predictor.min(step + 1 - s.begin).min(left) };
+    (predicts, corrector.min(step + 2 - s.begin).min(left + 1))
 }
 
 /// A step that keeps `N` predictions.
 fn step<const N: usize>(s: &mut Step<'_>, orders: [usize; 2]) -> Result<(), Halt> {
     let (values, from) = (s.x.len(), s.level(s.index));
-    let before = (s.index > 0).then(|| {
+    let before = (s.done() > 0).then(|| {
         let (_, points) = points(s, s.index - 1, orders);
         factors(s, s.index - 1, points, true)
     });

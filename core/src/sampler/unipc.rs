@@ -33,7 +33,7 @@ fn order_of(s: &Step<'_>, step: usize, order: usize) -> usize {
         return 1;
     }
     let left = if s.config.lower_order_final { s.steps() - step } else { order };
-    order.min(step + 1).min(left)
+    order.min(step + 1 - s.begin).min(left)
 }
 
 /// Factors of a step of order `N` or lower from level `step`: of x, then of m0, and of the other predictions, oldest last. The
@@ -82,7 +82,7 @@ pub(super) fn solve(r: [f64; 3], b: [f64; 3], count: usize) -> [f64; 3] {
 fn step<const N: usize>(s: &mut Step<'_>, bh1: bool) -> Result<(), Halt> {
     let values = s.x.len();
     let from = s.level(s.index);
-    let before = (s.index > 0).then(|| {
+    let before = (s.done() > 0).then(|| {
         let order = order_of(s, s.index - 1, N);
         (order, factors(s, s.index - 1, order, bh1, true))
     });

@@ -221,6 +221,30 @@ impl<'a> Schedule<'a> {
         self.levels
     }
 
+    /// The noise level that step `step` of a run starts from, whether the sampler goes over timesteps or over levels; past the last step,
+    /// the image.
+    ///
+    /// ```
+    /// use unfog_core::{config::Config, schedule::{Level, Schedule}};
+    /// let config = Config { steps: 4, ..Config::default() };
+    /// let (mut alpha_bar, mut timesteps) = ([0.0; 1000], [0; 4]);
+    /// let schedule = Schedule::new(&config, &mut alpha_bar, &mut timesteps)?;
+    /// let Level { time, signal, noise } = schedule.level(1);
+    /// assert!(time == 500.0 && (signal * signal + noise * noise - 1.0).abs() < 1e-12);
+    /// assert_eq!(schedule.level(4), Level::IMAGE);
+    /// # Ok::<(), unfog_core::config::ConfigError>(())
+    /// ```
+    pub fn level(&self, step: usize) -> Level {
+        match (self.timesteps.get(step), self.levels.get(step)) {
+            (Some(_), Some(&level)) => level,
+            (Some(&t), None) => {
+                let a = self.alpha_bar.get(t as usize).copied().map_or(f64::NAN, f64::from);
+                Level { time: t as f32, signal: wide::sqrt(a), noise: wide::sqrt(1.0 - a) }
+            }
+            (None, _) => Level::IMAGE,
+        }
+    }
+
     /// Standard deviation of the noise that a run starts from: 1 for samplers over alpha-bar.
     pub const fn init_noise_sigma(&self) -> f32 {
         self.init_noise_sigma

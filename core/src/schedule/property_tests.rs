@@ -184,6 +184,7 @@ fn guidances() -> impl Strategy<Value = Guidance> {
         }),
         (0_u32..3).prop_map(|zero_steps| Rule::ZeroStar { zero_steps }),
         (-1.0_f32..1.0).prop_map(|weight| Rule::Perpendicular { weight }),
+        (0.0_f32..3.0).prop_map(|image| Rule::Picture { image }),
     ];
     let interval = prop_oneof![
         Just(Interval::Always),

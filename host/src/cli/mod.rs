@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod devices;
+mod edit;
 mod forward;
 mod inspect;
 mod output;
@@ -31,6 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Sample(Box<sample::Args>),
+    Edit(Box<edit::Args>),
     Forward(forward::Args),
     Schedule(schedule::Args),
     Inspect(inspect::Args),
@@ -64,6 +66,7 @@ fn run(command: Command) -> Result<()> {
     stop_on_signals(&stop)?;
     match command {
         Command::Sample(args) => sample::run(&args, &stop),
+        Command::Edit(args) => edit::run(&args, &stop),
         Command::Forward(args) => forward::run(&args),
         Command::Schedule(args) => schedule::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -120,6 +120,9 @@ pub(crate) struct Args {
     /// fit) [default: auto]
     #[arg(long, value_name = "N|off|auto")]
     vae_tile: Option<Tile>,
+    /// Show every N steps what the run takes its images for, beside the picture file: NAME.preview.png, removed in the end
+    #[arg(long, value_name = "N")]
+    preview: Option<u32>,
     /// Picture file (png, jpg, bmp, pgm, ppm, pnm): one picture, or a sheet; with {i} in its name a file an image
     #[arg(long, value_name = "PATH", default_value = "unfog.png")]
     out: PathBuf,
@@ -144,7 +147,12 @@ struct Report<'a> {
 
 /// Makes pictures.
 pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
-    let options = Options {
+    make(args, &options(args)?, stop)
+}
+
+/// The options of a run.
+pub(crate) fn options(args: &Args) -> Result<Options> {
+    Ok(Options {
         model: args.model.clone(),
         prompt: args.prompt.clone(),
         loras: args.lora.clone(),
@@ -176,10 +184,16 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         noise_in: args.noise_in.clone(),
         latents_out: args.latents_out.clone(),
         vae_tile: args.vae_tile.unwrap_or_default(),
+        preview: args.preview,
         out: args.out.clone(),
-    };
+        ..Options::default()
+    })
+}
+
+/// Makes the pictures of `options`, which came from `args`.
+pub(crate) fn make(args: &Args, options: &Options, stop: &Stop) -> Result<()> {
     let progress = Progress::new(args.quiet);
-    let outcome = sample(&options, stop, &mut |event| match event {
+    let outcome = sample(options, stop, &mut |event| match event {
         Event::Chosen(kind, why) if !args.quiet => progress.note(&format!("backend {}: {why}", kind.name())),
         Event::Compiled(time) if !args.quiet => {
             progress.note(&format!("kernels compiled in {:.1} s, and kept for the next start", time.as_secs_f64()));

@@ -53,19 +53,29 @@ use source::{FileKind, Source};
 
 /// The pipelines whose way from noise to picture is the one of this library.
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
-/// The pipelines around a `UNet2DConditionModel`, of which the network alone is used so far.
-const TEXT_PIPELINES: [&str; 6] = [
+/// The pipelines around a `UNet2DConditionModel`.
+const TEXT_PIPELINES: [&str; 14] = [
     "StableDiffusionPipeline",
     "StableDiffusionXLPipeline",
     "StableDiffusionControlNetPipeline",
     "StableDiffusionXLControlNetPipeline",
     "StableDiffusionAdapterPipeline",
     "StableDiffusionXLAdapterPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionUpscalePipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
 ];
 /// The pipelines around a `DiTTransformer2DModel`.
 const CLASS_PIPELINES: [&str; 1] = ["DiTPipeline"];
 /// The pipelines around a `SD3Transformer2DModel`.
 const JOINT_PIPELINES: [&str; 1] = ["StableDiffusion3Pipeline"];
+/// diffusers' default.
+const MAX_NOISE_LEVEL: u32 = 350;
 /// Tokens of a prompt, as CLIP's text encoders make them.
 const TOKENS: u32 = 77;
 /// Tokens that Stable Diffusion 3's third text encoder would make (`max_sequence_length`); without it they are zeros.
@@ -227,11 +237,11 @@ impl Model {
         }
     }
 
-    /// Channels of the pictures, and of the network's prediction.
+    /// Channels of what is sampled, and of the network's prediction.
     pub fn channels(&self) -> [u32; 2] {
         match &self.origin {
             Origin::UNet2d(_, config) => [config.in_channels, config.out_channels],
-            Origin::UNet2dCondition(_, config) => [config.in_channels, config.out_channels],
+            Origin::UNet2dCondition(_, config) => [config.sample_channels(), config.out_channels],
             Origin::Dit(_, config) => [config.in_channels, config.out_channels],
             Origin::Sd3(_, config) => [config.in_channels, config.out_channels],
             Origin::Prior(_, config) => [config.embedding_dim, config.out_dim()],
@@ -260,6 +270,15 @@ impl Model {
             Origin::Dit(_, config) => config.patch_size.max(1),
             Origin::Sd3(_, config) => config.patch_size.max(1),
             _ => 1,
+        }
+    }
+
+    /// Both sides of what is sampled must be multiples of this.
+    pub(crate) fn multiple(&self) -> u32 {
+        match &self.origin {
+            Origin::UNet2d(_, config) => config.multiple(),
+            Origin::UNet2dCondition(_, config) => config.multiple(),
+            _ => self.patch(),
         }
     }
 
@@ -305,6 +324,25 @@ impl Model {
                 let fields = origin.source().map_or(Ok(None), Source::scheduler)?;
                 fields.map(|fields| Scheduler::read(&fields)).transpose()
             }
+        }
+    }
+
+    /// The scheduler that adds noise to the picture that an upscaler is given, if the model has one.
+    ///
+    /// # Errors
+    /// A damaged file; an unknown class or option.
+    pub(crate) fn low_res_scheduler(&self) -> Result<Option<Scheduler>> {
+        let Some(folder) = self.part("low_res_scheduler") else { return Ok(None) };
+        let path = folder.join("scheduler_config.json");
+        let fields = Fields::parse(&path.display().to_string(), &crate::files::read(&path)?)?;
+        Scheduler::read(&fields).map(Some)
+    }
+
+    /// The most noise that an upscaler may be given with the picture (`max_noise_level`).
+    pub(crate) fn max_noise_level(&self) -> Result<u32> {
+        match read_index(&self.name, self.origin.index()?, &known_pipelines())? {
+            Some(index) => index.u32("max_noise_level", MAX_NOISE_LEVEL),
+            None => Ok(MAX_NOISE_LEVEL),
         }
     }
 

@@ -61,9 +61,12 @@ fn config(fields: &Fields, up: bool) -> Result<Config> {
         (None, _) | (Some("text_proj"), Some(_)) => {}
         _ => return Err(fields.refuse("encoder_hid_dim_type", "null, or \"text_proj\" with an encoder_hid_dim")),
     }
+    let (in_channels, out_channels) = (fields.u32("in_channels", 4)?, fields.u32("out_channels", 4)?);
     Ok(Config {
-        in_channels: fields.u32("in_channels", 4)?,
-        out_channels: fields.u32("out_channels", 4)?,
+        in_channels,
+        // What is predicted is the noisy image's; what the network takes beside it is known.
+        condition_channels: in_channels.saturating_sub(out_channels),
+        out_channels,
         center_input_sample: fields.bool("center_input_sample", false)?,
         flip_sin_to_cos: fields.bool("flip_sin_to_cos", true)?,
         freq_shift: fields.i32("freq_shift", 0)?,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::output::Output;
+use super::preview::Preview;
 use super::produce::Sink;
 use super::setup::{Setup, Shape};
 use crate::error::{Error, Result};
@@ -69,6 +70,7 @@ pub(super) struct Collector<'a> {
     setup: &'a Setup,
     output: Output,
     latents: Option<Latents>,
+    preview: Option<Preview>,
     /// There once the backend is open.
     recipe: Option<Pending>,
     opened: Option<Instant>,
@@ -77,8 +79,8 @@ pub(super) struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(setup: &'a Setup, output: Output, latents: Option<Latents>) -> Self {
-        Self { setup, output, latents, recipe: None, opened: None, pictures: Vec::new(), files: Vec::new() }
+    pub(super) fn new(setup: &'a Setup, output: Output, latents: Option<Latents>, preview: Option<Preview>) -> Self {
+        Self { setup, output, latents, preview, recipe: None, opened: None, pictures: Vec::new(), files: Vec::new() }
     }
 
     /// When the backend was open.
@@ -111,6 +113,10 @@ impl Sink for Collector<'_> {
         if let Some(pending) = &mut self.recipe {
             pending.recipe.vae_tile = Some(tile);
         }
+    }
+
+    fn glimpse(&mut self, step: usize, x0: &[f32]) -> Result<()> {
+        self.preview.as_mut().map_or(Ok(()), |preview| preview.show(step, x0))
     }
 
     fn sampled(&mut self, values: &[f32]) -> Result<()> {

@@ -3,7 +3,9 @@
 use unfog_core::chain::{Batch, Chain, RunError};
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::noise::{Noise, NoiseError};
+use unfog_core::schedule::Level;
 
+use super::edit::Known;
 use super::noise::Source;
 use super::setup::Setup;
 use crate::error::{Error, Result};
@@ -16,8 +18,16 @@ const BATCH: usize = 8;
 /// Bytes that the chain's own memory may take before batches become smaller.
 const CHAIN_BYTES: usize = 16 << 20;
 
-/// Makes the images of a run, batch by batch: `sink` is given the index of a batch's first image and the values `[n, c, h, w]`
-/// of its images. `report` is told the steps that are done and those there are, over all batches.
+/// What a run hands out while it is under way.
+#[derive(Clone, Copy, Debug)]
+pub enum Made<'a> {
+    /// The images `[n, c, h, w]` that the network predicted in one of a batch's steps, from 1 on; not of the last.
+    Step(usize, &'a [f32]),
+    /// The index of a batch's first image, and the values `[n, c, h, w]` of its images.
+    Images(u64, &'a [f32]),
+}
+
+/// Makes the images of a run, batch by batch, and hands them to `sink`. `report` is told the steps that are done and those there are, over all batches.
 ///
 /// # Errors
 /// Those of the network and the sink; noise that is not given; values that are not finite; [`Error::interrupted`].
@@ -28,7 +38,7 @@ pub fn generate<D: Denoise<Error = Error>>(
     source: &Source,
     stop: &Stop,
     report: &mut dyn FnMut(u64, u64),
-    sink: &mut dyn FnMut(u64, &[f32]) -> Result<()>,
+    sink: &mut dyn FnMut(Made<'_>) -> Result<()>,
 ) -> Result<()> {
     let config = &setup.settings.config;
     let mut tables = setup.settings.tables()?;
@@ -38,7 +48,8 @@ pub fn generate<D: Denoise<Error = Error>>(
     let most = (CHAIN_BYTES / 4 / values.max(1)).clamp(1, BATCH) as u64;
     let (first, end) = (setup.first, setup.first + u64::from(setup.count));
     let batches = u64::from(setup.count).div_ceil(most);
-    let total = batches * config.steps as u64;
+    let begin = setup.plan.as_ref().map_or(0, |plan| plan.step);
+    let total = batches * (config.steps - begin) as u64;
     let mut done = 0;
     let mut chain_memory = Vec::new();
     let mut noise = source.noise(setup);
@@ -49,19 +60,32 @@ pub fn generate<D: Denoise<Error = Error>>(
         let chain_failed = |e: unfog_core::chain::ChainError| Error::failure(e.to_string());
         let values = Chain::memory(config, setup.settings.sampler, &batch).map_err(chain_failed)?;
         memory::resize(&mut chain_memory, values, 0.0)?;
+        let known = setup.start.as_ref().map(|start| start.known(&mut *noise, first_image, n)).transpose()?;
+        let keep = |level: Level, x: &mut [f32]| {
+            if let Some(known) = &known {
+                known.put_back(level, x);
+            }
+        };
         let mut chain =
             Chain::new(config, setup.settings.sampler, schedule, batch, &mut chain_memory).map_err(chain_failed)?;
-        chain.init(&mut *noise).map_err(noise_failed)?;
+        match &known {
+            Some(known) => known.begin(&mut chain, &schedule)?,
+            None => chain.init(&mut *noise).map_err(noise_failed)?,
+        }
+        if known.as_ref().is_some_and(Known::stays) {
+            chain.keep(&keep);
+        }
         report(done, total);
         loop {
             stop.check()?;
-            if chain.step(network, &mut *noise).map_err(step_failed)?.is_none() {
-                break;
-            }
+            let Some(progress) = chain.step(network, &mut *noise).map_err(step_failed)? else { break };
             done += 1;
             report(done, total);
+            if progress.step < progress.steps {
+                sink(Made::Step(progress.step - begin, chain.x0()))?;
+            }
         }
-        sink(first_image, chain.x())?;
+        sink(Made::Images(first_image, chain.x()))?;
     }
     Ok(())
 }
@@ -114,7 +138,10 @@ pub fn draws(setup: &Setup) -> Result<u32> {
     let failed = |e: unfog_core::chain::ChainError| Error::failure(e.to_string());
     let mut memory = vec![0.0; Chain::memory(config, setup.settings.sampler, &batch).map_err(failed)?];
     let mut chain = Chain::new(config, setup.settings.sampler, schedule, batch, &mut memory).map_err(failed)?;
-    chain.init(&mut Silence).map_err(noise_failed)?;
+    match &setup.plan {
+        Some(plan) => _ = chain.begin(plan.step, plan.draws.count, &[0.0]),
+        None => chain.init(&mut Silence).map_err(noise_failed)?,
+    }
     while chain.step(&mut Nothing(2), &mut Silence).map_err(step_failed)?.is_some() {}
     Ok(chain.draws())
 }

@@ -14,6 +14,9 @@ const APG_MOMENTUM: f32 = -0.5;
 /// The guidance of models of texts that name no other: diffusers' default for Stable Diffusion 1 and 2.
 const PROMPT_GUIDANCE: f32 = 7.5;
 
+/// The same of networks that are told the guidance: of LatentConsistencyModelPipeline.
+const DISTILLED_GUIDANCE: f32 = 8.5;
+
 /// How predictions are combined, by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -54,9 +57,21 @@ impl Guided {
     /// change nothing.
     pub(super) fn new(model: &Model, options: &Options, prediction: PredictionType) -> Result<Self> {
         let own = if options.prompt.is_some() { PROMPT_GUIDANCE } else { 1.0 };
+        let distilled = model.condition().is_some_and(|config| config.time_cond_proj_dim.is_some());
+        let own = if distilled { DISTILLED_GUIDANCE } else { own };
         let scale = options.guidance.or(model.default_guidance()).unwrap_or(own);
         if !scale.is_finite() {
             return Err(Error::usage(format!("--guidance {scale} is no number")));
+        }
+        if distilled {
+            // The network is told the scale, and does the rest.
+            return match extras(options).into_iter().find(|(_, given)| *given) {
+                Some((name, _)) => Err(Error::usage(format!(
+                    "{name} means nothing to the model {}: guidance was distilled into it",
+                    model.name()
+                ))),
+                None => Ok(Self { guidance: Guidance::None, scale, rule: RULES[0].0, negative: None }),
+            };
         }
         let way = by_name(&RULES, "guidance rule", options.guidance_rule.as_deref().unwrap_or(RULES[0].0))?;
         let rule = RULES.iter().find(|(_, known)| *known == way).map_or("", |(name, _)| name);
@@ -103,6 +118,25 @@ impl Guided {
         let unconditional_noise = way == Way::PlusPlus;
         let classifier = Classifier { rule: rule_of, rescale, interval, unconditional_noise, ..Classifier::new(scale) };
         Ok(Self { guidance: Guidance::Classifier(classifier), scale, rule, negative })
+    }
+}
+
+impl Guided {
+    /// The same, towards a text and a picture, of which the picture counts `image`.
+    ///
+    /// # Errors
+    /// A usage error for a rule that knows no picture, and for a scale that is no number.
+    pub(super) fn with_picture(self, image: f32) -> Result<Self> {
+        let Guidance::Classifier(classifier) = self.guidance else { return Ok(self) };
+        if classifier.rule != Rule::Plain || classifier.unconditional_noise {
+            return Err(Error::usage(format!("--guidance-rule {} is not for this model", self.rule))
+                .hint("it is guided by a text and a picture"));
+        }
+        if !image.is_finite() {
+            return Err(Error::usage(format!("--image-guidance {image} is no number")));
+        }
+        let classifier = Classifier { rule: Rule::Picture { image }, ..classifier };
+        Ok(Self { guidance: Guidance::Classifier(classifier), ..self })
     }
 }
 

@@ -48,6 +48,10 @@ impl Sink for Values<'_> {
 
     fn tiled(&mut self, _: u32) {}
 
+    fn glimpse(&mut self, _: usize, _: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
     fn sampled(&mut self, _: &[f32]) -> Result<()> {
         Ok(())
     }

@@ -3,7 +3,7 @@
 use unfog_core::nn::graph::Projection;
 use unfog_core::nn::model::clip_text::Outputs;
 use unfog_core::nn::model::sd3;
-use unfog_core::nn::model::unet2d_condition::{ClassEmbedding, Config};
+use unfog_core::nn::model::unet2d_condition::Config;
 
 use crate::error::{Error, Result};
 use crate::model::{T5_TOKENS, TextEncoder, Texts};
@@ -40,12 +40,6 @@ impl Layout {
     }
 
     fn crossed(config: &Config, encoders: &[TextEncoder]) -> Result<Self> {
-        if config.time_cond_proj_dim.is_some() {
-            return Err(Error::failure("the network takes the guidance as a condition, which is not supported yet"));
-        }
-        if config.class_embedding != ClassEmbedding::None {
-            return Err(Error::failure("the network takes a class beside the prompt, which is not supported yet"));
-        }
         if config.simple {
             return Err(Error::failure("the network is unCLIP's decoder, whose pipeline is not supported yet"));
         }

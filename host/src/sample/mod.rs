@@ -3,6 +3,7 @@
 mod collect;
 mod controls;
 mod decode;
+mod edit;
 mod generate;
 mod guidance;
 mod in_memory;
@@ -11,6 +12,7 @@ mod noise;
 mod open;
 mod options;
 mod output;
+mod preview;
 mod produce;
 mod prompt;
 mod replayed;
@@ -24,7 +26,8 @@ use std::time::{Duration, Instant};
 
 use unfog_core::guidance::Guidance;
 
-pub use generate::{draws, generate};
+pub use edit::{Draws, Edit, Kind as EditKind, Plan, Start};
+pub use generate::{Made, draws, generate};
 pub use guidance::Guided;
 pub use in_memory::sample_in_memory;
 pub use noise::{Generator, Source};
@@ -46,6 +49,7 @@ use crate::stop::Stop;
 use crate::tensors::GivenNoise;
 use collect::{Collector, Latents};
 use controls::Controls;
+use preview::Preview;
 use produce::produce;
 use words::Words;
 
@@ -99,7 +103,8 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
     let setup = Setup::new(&model, options)?;
     let output = Output::new(&options.out, setup.first, setup.count, setup.picture)?;
     let latents = options.latents_out.as_ref().map(|path| Latents::new(path, &setup, &options.out)).transpose()?;
-    let mut collector = Collector::new(&setup, output, latents);
+    let preview = Preview::new(options, &model, &setup)?;
+    let mut collector = Collector::new(&setup, output, latents, preview);
     let mut stages = Vec::new();
     let mut told = |event: Event| {
         if let Event::Took(stage, time) = event {
@@ -172,7 +177,7 @@ fn recipe(
 ) -> Recipe {
     let config = &setup.settings.config;
     Recipe {
-        command: "sample".into(),
+        command: if setup.plan.is_some() { "edit" } else { "sample" }.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         model: model.name().into(),
         weights_sha256: String::new(),
@@ -186,6 +191,7 @@ fn recipe(
         prediction: options.prediction.map(|prediction| prediction_name(prediction).into()),
         // Told once it is known.
         vae_tile: None,
+        edit: setup.plan.as_ref().map(|plan| plan.edited().clone()),
         class: setup.class,
         negative: setup.guided.negative,
         guidance: setup.guided.scale,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use unfog_core::config::Parity;
 use unfog_core::predict::PredictionType;
 
+use super::edit::Edit;
 use super::noise::Generator;
 use crate::backend::Request;
 use crate::model::{EmbeddingChoice, LoraChoice};
@@ -66,6 +67,8 @@ pub struct Options {
     /// Whose rule gives the timestep that a step leads to: diffusers' for a model with a scheduler_config.json, otherwise
     /// the table's.
     pub parity: Option<Parity>,
+    /// The picture that the run begins from, if from any.
+    pub edit: Option<Edit>,
     /// Backend, device, precision, threads.
     pub backend: Request,
     /// How the seed becomes noise.
@@ -76,6 +79,8 @@ pub struct Options {
     pub latents_out: Option<PathBuf>,
     /// Whether latents are decoded in tiles.
     pub vae_tile: Tile,
+    /// After how many steps each a picture of how far the run is lies beside `out`: NAME.preview.png for NAME.png, removed in the end.
+    pub preview: Option<u32>,
     /// Where the picture goes: one file, or with `{i}` in its name a file an image.
     pub out: PathBuf,
 }
@@ -109,11 +114,13 @@ impl Default for Options {
             first: 0,
             size: None,
             parity: None,
+            edit: None,
             backend: Request::default(),
             noise: Generator::default(),
             noise_in: None,
             latents_out: None,
             vae_tile: Tile::default(),
+            preview: None,
             out: PathBuf::from("unfog.png"),
         }
     }

@@ -1,14 +1,17 @@
 //! The stages of a run, one after the other: text encoders, the chain, the decoder. Each gives its memory back before the next takes its own.
 
+use std::sync::Arc;
+
 use super::collect::Pending;
 use super::controls::Controls;
 use super::decode::Decoder;
+use super::edit::{Encoder, Kind, Plan, Start};
 use super::options::Options;
 use super::prompt::Prompts;
 use super::setup::Setup;
 use super::stages::{Clock, Stage};
 use super::words::Words;
-use super::{Event, generate, open, recipe, settle, source};
+use super::{Event, Made, generate, open, recipe, settle, source};
 use crate::backend::{Backend, Narrowed, Precision, Request};
 use crate::error::Result;
 use crate::memory;
@@ -21,10 +24,42 @@ pub(super) trait Sink {
     fn opened(&mut self, recipe: Pending) -> Result<()>;
     /// Latents are decoded in tiles of this side.
     fn tiled(&mut self, tile: u32);
+    /// The images that the network predicted in one of a batch's steps, `[n, c, h, w]`.
+    fn glimpse(&mut self, step: usize, x0: &[f32]) -> Result<()>;
     /// What the sampler left of the next images `[n, c, h, w]`.
     fn sampled(&mut self, values: &[f32]) -> Result<()>;
     /// The pictures of the images from number `first` on `[n, c, h, w]`, from -1 to 1.
     fn pictures(&mut self, first: u64, values: &[f32]) -> Result<()>;
+}
+
+/// Copies what stays of the picture that a run begins from to what it makes.
+struct Pasting<'a> {
+    plan: &'a Plan,
+    sink: &'a mut dyn Sink,
+}
+
+impl Sink for Pasting<'_> {
+    fn opened(&mut self, recipe: Pending) -> Result<()> {
+        self.sink.opened(recipe)
+    }
+
+    fn tiled(&mut self, tile: u32) {
+        self.sink.tiled(tile);
+    }
+
+    fn glimpse(&mut self, step: usize, x0: &[f32]) -> Result<()> {
+        self.sink.glimpse(step, x0)
+    }
+
+    fn sampled(&mut self, values: &[f32]) -> Result<()> {
+        self.sink.sampled(values)
+    }
+
+    fn pictures(&mut self, first: u64, values: &[f32]) -> Result<()> {
+        let mut values = values.to_vec();
+        self.plan.paste(&mut values);
+        self.sink.pictures(first, &values)
+    }
 }
 
 /// Makes the images of a run.
@@ -39,6 +74,10 @@ pub(super) fn produce(
     report: &mut dyn FnMut(Event),
     sink: &mut dyn Sink,
 ) -> Result<()> {
+    let sink: &mut dyn Sink = match setup.plan.as_ref().filter(|plan| plan.pastes()) {
+        Some(plan) => &mut Pasting { plan, sink },
+        None => sink,
+    };
     let source = source(options, setup)?;
     let mut loras = Loras::open(&options.loras)?;
     let prompts = Prompts::read(model, options, setup, &mut loras)?;
@@ -54,8 +93,14 @@ pub(super) fn produce(
     let mut controls = Controls::read(model, options, setup)?;
     let tokens = prompts.as_ref().map_or(0, Prompts::tokens);
     let steered = if controls.is_empty() { None } else { Some(controls.network(model, setup, tokens)?) };
-    let decoder =
-        model.autoencoder()?.map(|autoencoder| Decoder::new(autoencoder, setup, options.vae_tile)).transpose()?;
+    let autoencoder = model.autoencoder()?;
+    let encoder = match (&setup.plan, &autoencoder) {
+        (Some(plan), Some(autoencoder)) if plan.kind != Kind::Upscale => {
+            Some(Encoder::read(autoencoder.clone(), [setup.picture.height, setup.picture.width])?)
+        }
+        _ => None,
+    };
+    let decoder = autoencoder.map(|autoencoder| Decoder::new(autoencoder, setup, options.vae_tile)).transpose()?;
     let texts = prompts.as_ref().map(Prompts::weights).unwrap_or_default();
     let all: Vec<&Weights> =
         texts.into_iter().chain([&weights]).chain(decoder.as_ref().map(Decoder::weights)).collect();
@@ -83,21 +128,43 @@ pub(super) fn produce(
         Some(steered) => (steered, controls.data(steered, &data)),
         None => (&network, data),
     };
+    let begun = setup
+        .plan
+        .as_ref()
+        .map(|plan| Start::new(plan, setup, encoder.as_ref(), &beside, &mut *source.noise(setup), stop));
+    let mut start = begun.transpose()?;
+    drop(encoder);
     let narrowed = Narrowed::new(&request, network, &data)?;
     let data = narrowed.data(&data);
     let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
     let loaded = match (&prompts, &conditions) {
-        (Some(prompts), Some(conditions)) => Some(prompts.load(conditions, &mut backend)?),
+        (Some(prompts), Some(conditions)) => {
+            let mut load = |values: &[f32]| match &mut start {
+                Some(start) => start.load(values, &mut backend),
+                None => backend.load_embedding(values),
+            };
+            let mut loaded = prompts.load(conditions, &mut load)?;
+            // Guided by text and picture: beside the wanted condition none of them, and the picture alone.
+            if let (Some(other), Some(start)) = (prompts.other(), start.as_ref().filter(|start| start.instructs())) {
+                let none = conditions.get(other).map(|values| start.load_without(values, &mut backend)).transpose()?;
+                loaded.others = [none, loaded.others.into_iter().flatten().next()];
+            }
+            Some(loaded)
+        }
         _ => None,
     };
-    let setup = &Setup { loaded, ..setup.clone() };
+    let setup = &Setup { loaded, start: start.map(Arc::new), ..setup.clone() };
     clock.took(Stage::Opening, report);
     let recipe = recipe(options, setup, model, (words, &controls), backend.describe());
     sink.opened(Pending::new(recipe, fingerprint, fingerprints))?;
 
     let mut latents = Vec::new();
     let mut steps = |done, total| report(Event::Steps(done, total));
-    generate(setup, model, &mut backend, &source, stop, &mut steps, &mut |first, values| {
+    generate(setup, model, &mut backend, &source, stop, &mut steps, &mut |made| {
+        let (first, values) = match made {
+            Made::Step(step, x0) => return sink.glimpse(step, x0),
+            Made::Images(first, values) => (first, values),
+        };
         sink.sampled(values)?;
         match &decoder {
             Some(_) => memory::extend(&mut latents, values),

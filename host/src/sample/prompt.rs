@@ -1,9 +1,12 @@
 //! Prompts as conditions of a network: tokens, text encoders, and what else the network is told.
 
 use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::nn::graph::Projection;
 use unfog_core::nn::model::clip_text::Outputs;
+use unfog_core::nn::model::unet2d_condition::{ClassEmbedding, Config};
 use unfog_core::nn::project::project;
 
+use super::edit::Plan;
 use super::layout::Layout;
 use super::options::Options;
 use super::produce::halves;
@@ -42,6 +45,8 @@ pub(super) struct Prompts {
     /// How they lie in a condition.
     layout: Layout,
     words: Words,
+    /// What stands between the tokens and the pooled text in every condition.
+    between: Vec<f32>,
 }
 
 /// The prompts as a backend holds them.
@@ -79,7 +84,7 @@ impl Prompts {
             tokenizers.iter().map(|tokenizer| tokenizer.chunks(text)).collect()
         };
         // Which conditions the guidance takes: the wanted one; with it one that it leads away from, or both.
-        let conditions = setup.settings.config.guidance.conditions();
+        let conditions = setup.prompts();
         let mut prompts = vec![chunks_of(prompt)?];
         let mut place = |chunks: Vec<Vec<Chunk>>| {
             prompts.push(chunks);
@@ -112,6 +117,7 @@ impl Prompts {
             }
         }
         let layout = Layout::new(texts, &encoders)?;
+        let between = model.condition().map_or(Ok(Vec::new()), |config| between(config, setup))?;
         let skip = options.clip_skip.unwrap_or(0);
         let encoders = encoders.into_iter().enumerate().map(|(i, encoder)| {
             let outputs = layout.outputs(i, skip);
@@ -129,7 +135,7 @@ impl Prompts {
             Ok(Encoder { config: grown, network, weights })
         });
         let encoders = encoders.collect::<Result<Vec<_>>>()?;
-        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, layout, words }))
+        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, layout, words, between }))
     }
 
     /// The words that embeddings brought.
@@ -140,6 +146,11 @@ impl Prompts {
     /// Tokens of every prompt, padding included.
     pub(super) fn tokens(&self) -> u32 {
         (self.chunks * self.chunk_len + self.layout.zeros) as u32
+    }
+
+    /// The place of a prompt beside the wanted one among the conditions, if there is one.
+    pub(super) fn other(&self) -> Option<usize> {
+        self.null.or(self.negative)
     }
 
     /// The text encoders' weights.
@@ -154,10 +165,14 @@ impl Prompts {
     /// Those of the backend; [`Error::interrupted`].
     pub(super) fn encode(&self, request: &Request, [width, height]: [u32; 2], stop: &Stop) -> Result<Vec<Vec<f32>>> {
         let Layout { width: dim, pooled, sizes, .. } = self.layout;
-        let states_len = self.tokens() as usize * dim;
+        let tokens_len = self.tokens() as usize * dim;
+        // Where the pooled text begins.
+        let states_len = tokens_len + self.between.len();
         let mut conditions = Vec::with_capacity(self.prompts.len());
         for _ in &self.prompts {
-            conditions.push(memory::vec(states_len + pooled + self.layout.sizes_len(), 0.0)?);
+            let mut condition = memory::vec(states_len + pooled + self.layout.sizes_len(), 0.0)?;
+            condition[tokens_len..states_len].copy_from_slice(&self.between);
+            conditions.push(condition);
         }
         let (mut first, mut pooled_first) = (0, states_len);
         for (number, encoder) in self.encoders.iter().enumerate() {
@@ -203,16 +218,38 @@ impl Prompts {
         Ok(conditions)
     }
 
-    /// Hands the conditions that [`Self::encode`] returned to a backend.
+    /// Hands the conditions that [`Self::encode`] returned to a backend by `load`.
     ///
     /// # Errors
-    /// Those of [`Backend::load_embedding`].
-    pub(super) fn load(&self, conditions: &[Vec<f32>], backend: &mut Backend<'_>) -> Result<Loaded> {
-        let conds = conditions.iter().map(|values| backend.load_embedding(values)).collect::<Result<Vec<_>>>()?;
+    /// Those of `load`.
+    pub(super) fn load(&self, conditions: &[Vec<f32>], load: &mut dyn FnMut(&[f32]) -> Result<Cond>) -> Result<Loaded> {
+        let conds = conditions.iter().map(|values| load(values)).collect::<Result<Vec<_>>>()?;
         let at = |place: Option<usize>| place.and_then(|i| conds.get(i).copied());
         let wanted = at(Some(0)).ok_or_else(|| Error::failure("there is no prompt"))?;
         Ok(Loaded { wanted, others: [at(self.null), at(self.negative)] })
     }
+}
+
+/// What a network is told beside the prompt: the guidance that it was distilled with (Luo et al. 2023), and the noise of the picture that it
+/// makes larger.
+fn between(config: &Config, setup: &Setup) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    if let Some(dim) = config.time_cond_proj_dim {
+        // diffusers' get_guidance_scale_embedding.
+        let projection = Projection::Positional { dim, flip: false, shift: 1 };
+        values.resize(dim as usize, 0.0);
+        project(projection, (setup.guided.scale - 1.0) * 1000.0, |_| None, &mut values)
+            .map_err(|e| Error::failure(format!("the guidance can't be told to the network: {e:?}")))?;
+    }
+    match (config.class_embedding, setup.plan.as_ref().and_then(Plan::noise_level)) {
+        (ClassEmbedding::None, _) => {}
+        (ClassEmbedding::Table { count }, Some(level)) if level < count => values.push(level as f32),
+        (ClassEmbedding::Table { count }, Some(level)) => {
+            return Err(Error::usage(format!("--noise-level {level} is more than the {count} that the network knows")));
+        }
+        _ => return Err(Error::failure("the network takes a class beside the prompt, which is not supported yet")),
+    }
+    Ok(values)
 }
 
 /// Multiplies the states `[tokens, dim]` by their tokens' weights and brings their mean back to what it was, as AUTOMATIC1111 does.

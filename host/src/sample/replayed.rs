@@ -48,6 +48,11 @@ struct Again<'a> {
 impl Sink for Again<'_> {
     fn opened(&mut self, mut recipe: Pending) -> Result<()> {
         let mut recipe = recipe.get()?.clone();
+        if recipe.edit != self.recorded.edit {
+            return Err(Error::failure(
+                "the picture that it was made from, or its mask, is another than that of the recipe",
+            ));
+        }
         let mut recorded = self.recorded.clone();
         if !recipe.files().map(|sha256| &*sha256).eq(recorded.files().map(|sha256| &*sha256)) {
             return Err(Error::failure(
@@ -69,6 +74,10 @@ impl Sink for Again<'_> {
         if let Some(recipe) = &mut self.recipe {
             recipe.vae_tile = Some(tile);
         }
+    }
+
+    fn glimpse(&mut self, _: usize, _: &[f32]) -> Result<()> {
+        Ok(())
     }
 
     fn sampled(&mut self, _: &[f32]) -> Result<()> {

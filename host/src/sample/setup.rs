@@ -1,9 +1,12 @@
 //! Options and a model become the settings of a run; whatever can be refused is refused here, before any work.
 
+use std::sync::Arc;
+
 use unfog_core::denoise::Cond;
-use unfog_core::guidance::Guidance;
+use unfog_core::guidance::{Classifier, Guidance, Rule};
 
 use super::controls;
+use super::edit::{Given, Kind, Plan, Start, image_guidance, noise_level, own_size};
 use super::guidance::Guided;
 use super::noise::Generator;
 use super::options::Options;
@@ -54,6 +57,10 @@ pub struct Setup {
     pub picture: Shape,
     /// The prompts, once a backend holds them.
     pub loaded: Option<Loaded>,
+    /// How it begins from a picture, if from any.
+    pub plan: Option<Plan>,
+    /// The picture as the network has it, once it is encoded.
+    pub start: Option<Arc<Start>>,
     /// What guides it.
     pub guided: Guided,
     /// How the seed becomes noise.
@@ -93,7 +100,7 @@ impl Setup {
         }
         if let Some(latents) = autoencoder.as_ref().map(Autoencoder::latent_channels).filter(|c| *c != channels) {
             return Err(Error::failure(format!(
-                "the network takes {channels} channels and the autoencoder makes {latents}: models for inpainting and editing are not supported yet"
+                "the network samples {channels} channels and the autoencoder makes {latents}"
             )));
         }
         if out_channels != channels && Some(out_channels) != channels.checked_mul(2) {
@@ -102,7 +109,22 @@ impl Setup {
             )));
         }
         let multiple = autoencoder.as_ref().map_or(1, |autoencoder| autoencoder.multiples()[1]);
-        let picture = picture(model, options, picture_channels, multiple)?;
+        let kind = Kind::of(model, autoencoder.as_ref())?;
+        if kind != Kind::Noised && !options.controls.is_empty() {
+            return Err(Error::usage("--control is not for models that are given a picture with the noisy one"));
+        }
+        let given = options.edit.as_ref().map(Given::read).transpose()?;
+        let size = match (options.size, &given) {
+            // A model of pixels knows pictures of its own size.
+            (None, Some(given)) if autoencoder.is_some() || model.size().is_none() => {
+                let (w, h) = given.size();
+                let times = if kind == Kind::Upscale { multiple } else { 1 };
+                let larger = (w.saturating_mul(times), h.saturating_mul(times));
+                Some(own_size(larger, multiple.saturating_mul(model.multiple()))?)
+            }
+            (asked, _) => asked,
+        };
+        let picture = picture(model, size, picture_channels, multiple)?;
         let (width, height) = (picture.width / multiple, picture.height / multiple);
         let scheduler = model.scheduler()?;
         if scheduler.is_none() && options.schedule.is_none() {
@@ -111,7 +133,12 @@ impl Setup {
         }
         let own = scheduler.as_ref().map(|scheduler| scheduler.config.prediction);
         let prediction = options.prediction.or(own).unwrap_or_default();
-        let guided = Guided::new(model, options, prediction)?;
+        let guided = match (&options.edit, kind) {
+            (Some(edit), Kind::Instruct) => {
+                Guided::new(model, options, prediction)?.with_picture(image_guidance(edit))?
+            }
+            _ => Guided::new(model, options, prediction)?,
+        };
         let wishes = Wishes {
             sampler: options.sampler.clone(),
             schedule: options.schedule.clone(),
@@ -125,13 +152,42 @@ impl Setup {
             prediction: options.prediction,
         };
         let settings = Settings::new(scheduler, &wishes)?;
+        let plan = match (&options.edit, &given) {
+            (Some(edit), Some(given)) => {
+                let steps = settings.config.steps;
+                let (shape, noise) = match kind {
+                    Kind::Upscale => (Shape { width, height, ..picture }, Some(noise_level(model, edit)?)),
+                    _ => (picture, None),
+                };
+                Some(Plan::new(edit, given, kind, autoencoder.as_ref(), noise, shape, steps)?)
+            }
+            _ if kind != Kind::Noised => {
+                return Err(Error::usage(format!("the model {} makes a picture of another", model.name()))
+                    .hint("use unfog edit IMAGE"));
+            }
+            _ => None,
+        };
         let noise = options.noise;
         if noise != Generator::default() && options.noise_in.is_some() {
             return Err(Error::usage("--noise means nothing beside --noise-in"));
         }
         let class = class(model, options)?;
         let (first, count) = (options.first, options.count);
-        Ok(Self { settings, height, width, channels, picture, loaded: None, guided, noise, class, first, count })
+        Ok(Self {
+            settings,
+            height,
+            width,
+            channels,
+            picture,
+            loaded: None,
+            plan,
+            start: None,
+            guided,
+            noise,
+            class,
+            first,
+            count,
+        })
     }
 
     /// Values of what is sampled for an image.
@@ -139,11 +195,20 @@ impl Setup {
         self.height as usize * self.width as usize * self.channels as usize
     }
 
+    /// How many prompts the guidance takes.
+    pub(super) fn prompts(&self) -> usize {
+        match self.settings.config.guidance {
+            Guidance::Classifier(Classifier { rule: Rule::Picture { .. }, .. }) => 2,
+            guidance => guidance.conditions(),
+        }
+    }
+
     /// The conditions of `n` images from image number `first` on: `[k, n]`, the wanted ones first.
     pub fn conds(&self, model: &Model, first: u64, n: usize) -> Vec<Cond> {
         if let Some(Loaded { wanted, others }) = self.loaded {
             let all = std::iter::once(wanted).chain(others.into_iter().flatten());
-            return all.flat_map(|cond| std::iter::repeat_n(cond, n)).collect();
+            let own = |cond| self.start.as_ref().and_then(|start| start.conds(cond, first, n)).map(<[Cond]>::to_vec);
+            return all.flat_map(|cond| own(cond).unwrap_or_else(|| vec![cond; n])).collect();
         }
         let of_image = |i| self.class.or_else(|| model.classes().and_then(|classes| classes.of_image(first + i)));
         let mut conds: Vec<Cond> = (0..n as u64).map(|i| of_image(i).map_or(Cond::None, Cond::Class)).collect();
@@ -194,9 +259,9 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
 }
 
 /// The shape of the pictures; both sides are multiples of `multiple`.
-fn picture(model: &Model, options: &Options, channels: u32, multiple: u32) -> Result<Shape> {
+fn picture(model: &Model, size: Option<(u32, u32)>, channels: u32, multiple: u32) -> Result<Shape> {
     let own = |n: u32| n.checked_mul(multiple);
-    let (width, height) = match (options.size, model.size()) {
+    let (width, height) = match (size, model.size()) {
         (None, Some((h, w))) => {
             own(w).zip(own(h)).ok_or_else(|| Error::failure("the model's pictures are too large"))?
         }

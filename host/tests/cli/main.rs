@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod common;
+mod edit;
 mod interrupt;
 mod loading;
 mod replay;

@@ -10,7 +10,8 @@
 //!    ([`crate::nn::graph::Projection::Positional`] of `addition_time_embed_dim`), together
 //!    `[projection_class_embeddings_input_dim]`;
 //! 5. for each feature of [T2I adapters](super::t2i_adapter), its values `[h, w, channels]`;
-//! 6. for each [control](super::controlnet), its hint `[h, w, channels]`.
+//! 6. the channels that are concatenated to the noisy image ([`Config::condition_channels`]), `[h, w, condition_channels]`;
+//! 7. for each [control](super::controlnet), its hint `[h, w, channels]`.
 
 use heapless::Vec;
 
@@ -80,8 +81,10 @@ pub enum ClassEmbedding {
 /// [`build`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Channels of the noisy image.
+    /// Channels of the noisy image and of what is concatenated to it.
     pub in_channels: u32,
+    /// So many of them, the last ones, come with the condition: a mask, another image.
+    pub condition_channels: u32,
     /// Channels of the prediction.
     pub out_channels: u32,
     /// The image is mapped from [0, 1] to [-1, 1] first.
@@ -134,6 +137,11 @@ impl Config {
         self.time_embedding_dim.unwrap_or(self.levels.first().map_or(0, |level| level.channels.saturating_mul(4)))
     }
 
+    /// Channels of the noisy image.
+    pub fn sample_channels(&self) -> u32 {
+        self.in_channels.saturating_sub(self.condition_channels)
+    }
+
     /// Both sides of the image must be multiples of this.
     pub fn multiple(&self) -> u32 {
         1 << self.levels.len().saturating_sub(1)
@@ -160,6 +168,7 @@ impl Config {
         };
         let numbers = [
             ("in_channels", self.in_channels),
+            ("in_channels", self.sample_channels()),
             ("out_channels", self.out_channels),
             ("time_embedding_dim", self.time_dim()),
             ("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(1)),
@@ -217,15 +226,22 @@ pub fn build<'a>(
 ) -> Result<Graph<'a>, ConfigError> {
     config.check([h, w], tokens)?;
     let mut g = builder;
-    let sample = g.input(Input::Sample, Shape::new(h, w, config.in_channels))?;
+    let sample = g.input(Input::Sample, Shape::new(h, w, config.sample_channels()))?;
     let told = Told::new(&mut g, config, sample, tokens, beside.features)?;
     let mut net = Net::new(config, g, names, &told)?;
+    let whole = match config.condition_channels {
+        0 => sample,
+        channels => {
+            let known = net.layers.g.input(Input::Embedding, Shape::new(h, w, channels))?;
+            net.layers.g.node(Op::Concat(Concat), [Some(sample), Some(known), None], [None; 2])?
+        }
+    };
     let centered = match config.center_input_sample {
         true => {
             let affine = Op::Affine(Affine::new(2.0, -1.0));
-            net.layers.g.node(affine, [Some(sample), None, None], [None; 2])?
+            net.layers.g.node(affine, [Some(whole), None, None], [None; 2])?
         }
-        false => sample,
+        false => whole,
     };
     let x = net.enter(centered, None)?;
     let (x, mut skips) = net.down(x, &told.features)?;

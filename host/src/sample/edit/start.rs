@@ -1,0 +1,248 @@
+//! The state that a chain begins in, and what of it stays known while it goes on.
+
+use std::sync::Arc;
+
+use unfog_core::chain::Chain;
+use unfog_core::denoise::Cond;
+use unfog_core::noise::{Noise, NoiseError};
+use unfog_core::schedule::{Level, Schedule};
+
+use super::super::setup::Setup;
+use super::encode::Code;
+use super::plan::{Kind, Plan};
+use super::{Encoder, picture};
+use crate::backend::{Backend, Request};
+use crate::error::{Error, Result};
+use crate::memory;
+use crate::stop::Stop;
+
+/// What a run's pictures begin from, as the network has it.
+#[derive(Debug)]
+pub struct Start {
+    plan: Plan,
+    first: u64,
+    count: usize,
+    /// Values of what is sampled for an image, and their pixels.
+    len: usize,
+    pixels: usize,
+    /// Latents, or the picture itself, `[n, len]`; empty where the chain sees nothing of it.
+    known: Vec<f32>,
+    /// Where they are made anew: 1 there, 0 elsewhere, `[h, w]`.
+    mask: Option<Vec<f32>>,
+    /// What the network takes beside the noisy image, `[n, h, w, c]`; empty if nothing.
+    channels: Vec<f32>,
+    /// The conditions that were loaded, each for every image, where images have their own.
+    conds: Vec<Vec<Cond>>,
+}
+
+impl Start {
+    /// Encodes the picture of `plan` on the backend that `request` names, and draws its latents for each image.
+    ///
+    /// # Errors
+    /// Those of the backend and the noise.
+    pub(in super::super) fn new(
+        plan: &Plan,
+        setup: &Setup,
+        encoder: Option<&Encoder>,
+        request: &Request,
+        noise: &mut dyn Noise,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let (len, count) = (setup.image_len(), setup.count as usize);
+        let multiple = setup.picture.width / setup.width.max(1);
+        let size = [setup.picture.width, setup.picture.height];
+        let mask = plan.mask.as_ref().map(|mask| picture::shrink(mask, size, multiple));
+        let mut start = Self {
+            plan: plan.clone(),
+            first: setup.first,
+            count,
+            len,
+            pixels: setup.width as usize * setup.height as usize,
+            known: Vec::new(),
+            mask,
+            channels: Vec::new(),
+            conds: Vec::new(),
+        };
+        if let Some((_, [signal, share])) = plan.noise {
+            let mut small = memory::vec(count * plan.image.len(), 0.0)?;
+            let mut z = memory::vec(len, 0.0)?;
+            for (image, small) in (setup.first..).zip(small.chunks_exact_mut(plan.image.len())) {
+                noise.fill(image, plan.draws.image.unwrap_or_default(), &mut z).map_err(noise_failed)?;
+                let values = small.iter_mut().zip(&*plan.image).zip(&z);
+                values.for_each(|((small, picture), z)| *small = signal * picture + share * z);
+            }
+            start.channels = interleaved(&small, plan.image.len(), start.pixels)?;
+            return Ok(start);
+        }
+        let Some(encoder) = encoder else {
+            start.known = memory::room(count * len)?;
+            (0..count).for_each(|_| start.known.extend_from_slice(&plan.image));
+            return Ok(start);
+        };
+        let image = (plan.kind != Kind::Inpaint || !plan.pure).then(|| plan.image.to_vec());
+        let stays = (plan.kind == Kind::Inpaint).then(|| plan.what_stays());
+        let pictures: Vec<&[f32]> = image.iter().chain(&stays).map(Vec::as_slice).collect();
+        let mut codes = encoder.run(&pictures, request, stop)?.into_iter();
+        let mut drawn = |code: &Code, draw: Option<u32>| {
+            let mut all = memory::vec(count * len, 0.0)?;
+            for (image, latents) in (setup.first..).zip(all.chunks_exact_mut(len)) {
+                if let Some(draw) = draw {
+                    noise.fill(image, draw, latents).map_err(noise_failed)?;
+                }
+                encoder.sample(code, latents);
+            }
+            Ok::<_, Error>(all)
+        };
+        let image = image.and_then(|_| codes.next());
+        if let (Some(image), Kind::Instruct) = (&image, plan.kind) {
+            let latents = encoder.likeliest(image);
+            let one = interleaved(&latents, latents.len(), start.pixels)?;
+            start.channels = one.repeat(count);
+        } else if let Some(image) = image {
+            start.known = drawn(&image, plan.draws.image)?;
+        }
+        if let Some(stays) = stays.and_then(|_| codes.next()) {
+            let latents = drawn(&stays, plan.draws.masked)?;
+            let mask = start.mask.as_deref().unwrap_or_default();
+            let mut planes = memory::room(latents.len() + count * mask.len())?;
+            for latents in latents.chunks_exact(len) {
+                planes.extend_from_slice(mask);
+                planes.extend_from_slice(latents);
+            }
+            start.channels = interleaved(&planes, mask.len() + len, start.pixels)?;
+        }
+        Ok(start)
+    }
+
+    /// Hands a condition to a backend: the values of a prompt, followed by what the network takes beside the noisy image, if it takes
+    /// anything, for each image. Returns that of the first image, which stands for all ([`Start::conds`]).
+    ///
+    /// # Errors
+    /// Those of [`Backend::load_embedding`].
+    pub(in super::super) fn load(&mut self, prompt: &[f32], backend: &mut Backend<'_>) -> Result<Cond> {
+        if self.channels.is_empty() {
+            return backend.load_embedding(prompt);
+        }
+        let each = (self.channels.len() / self.count).max(1);
+        let load = |channels: &[f32]| backend.load_embedding(&[prompt, channels].concat());
+        let conds = self.channels.chunks_exact(each).map(load).collect::<Result<Vec<_>>>()?;
+        let first = conds.first().copied().unwrap_or_default();
+        self.conds.push(conds);
+        Ok(first)
+    }
+
+    /// The same with zeros in place of what the network takes beside the noisy image: the condition of no picture.
+    ///
+    /// # Errors
+    /// Those of [`Backend::load_embedding`].
+    pub(in super::super) fn load_without(&self, prompt: &[f32], backend: &mut Backend<'_>) -> Result<Cond> {
+        let zeros = memory::vec(self.channels.len() / self.count.max(1), 0.0)?;
+        backend.load_embedding(&[prompt, &zeros].concat())
+    }
+
+    /// Whether the network is told of the picture by a condition of its own.
+    pub(in super::super) fn instructs(&self) -> bool {
+        self.plan.kind == Kind::Instruct
+    }
+
+    /// The conditions of `n` images from number `first` on for which `cond` stands, where images have their own.
+    pub(in super::super) fn conds(&self, cond: Cond, first: u64, n: usize) -> Option<&[Cond]> {
+        let at = self.first_of(first);
+        self.conds.iter().find(|conds| conds.first() == Some(&cond))?.get(at..at + n)
+    }
+
+    fn first_of(&self, image: u64) -> usize {
+        usize::try_from(image.saturating_sub(self.first)).unwrap_or(usize::MAX)
+    }
+
+    /// What is known of `n` images from number `first` on, and the noise that they begin with.
+    ///
+    /// # Errors
+    /// Those of the noise.
+    pub(in super::super) fn known(self: &Arc<Self>, noise: &mut dyn Noise, first: u64, n: usize) -> Result<Known> {
+        let plan = &self.plan;
+        let mut z = memory::vec(n * self.len, 0.0)?;
+        for (image, z) in (first..).zip(z.chunks_exact_mut(self.len)) {
+            noise.fill(image, plan.draws.noise, z).map_err(noise_failed)?;
+        }
+        Ok(Known { start: Arc::clone(self), at: self.first_of(first) * self.len, z })
+    }
+}
+
+/// What is known of a batch of images.
+pub(crate) struct Known {
+    start: Arc<Start>,
+    /// Where the batch begins among all.
+    at: usize,
+    /// The noise that is added.
+    z: Vec<f32>,
+}
+
+impl Known {
+    /// Brings a chain of the batch to its first step.
+    ///
+    /// # Errors
+    /// Too little memory; a chain of other images.
+    pub(crate) fn begin(&self, chain: &mut Chain<'_>, schedule: &Schedule<'_>) -> Result<()> {
+        let plan = &self.start.plan;
+        let mut x = memory::vec(self.z.len(), 0.0)?;
+        match plan.pure {
+            true => {
+                let sigma = schedule.init_noise_sigma();
+                x.iter_mut().zip(&self.z).for_each(|(x, z)| *x = sigma * z);
+            }
+            false => self.noised(chain.level_to_begin(plan.step), &mut |i, v| x[i] = v),
+        }
+        match chain.begin(plan.step, plan.draws.count, &x) {
+            true => Ok(()),
+            false => Err(Error::failure("the picture's latents don't fit the chain")),
+        }
+    }
+
+    /// Whether a part of the images stays.
+    pub(crate) fn stays(&self) -> bool {
+        self.start.mask.is_some() && self.start.plan.kind == Kind::Noised
+    }
+
+    /// Gives what is known, with its noise at `level`, value by value.
+    fn noised(&self, level: Level, give: &mut dyn FnMut(usize, f32)) {
+        let (signal, noise) = (level.signal as f32, level.noise as f32);
+        let known = self.start.known.get(self.at..).unwrap_or_default();
+        for (i, (x0, z)) in known.iter().zip(&self.z).enumerate() {
+            give(i, signal * x0 + noise * z);
+        }
+    }
+
+    /// Puts back what stays, with the noise of a level.
+    pub(crate) fn put_back(&self, level: Level, x: &mut [f32]) {
+        let Some(mask) = self.start.mask.as_deref() else { return };
+        self.noised(level, &mut |i, v| {
+            let anew = mask[i % mask.len()];
+            x[i] = (1.0 - anew) * v + anew * x[i];
+        });
+    }
+}
+
+fn noise_failed(e: NoiseError) -> Error {
+    Error::failure(e.to_string())
+}
+
+/// Images of `len` values in planes of `pixels`, pixel by pixel: `[n, c, h, w]` as `[n, h, w, c]`.
+fn interleaved(images: &[f32], len: usize, pixels: usize) -> Result<Vec<f32>> {
+    let mut values = memory::room(images.len())?;
+    for image in images.chunks_exact(len.max(1)) {
+        (0..pixels).for_each(|i| values.extend(image.iter().skip(i).step_by(pixels.max(1))));
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_follow_each_other_in_a_pixel() {
+        let images = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        assert_eq!(interleaved(&images, 4, 2).unwrap(), [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
+    }
+}

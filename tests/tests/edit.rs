@@ -1,0 +1,287 @@
+//! Pipelines that begin from a picture: against diffusers as a whole, from given noise; with pixel models; what does not fit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use unfog::backend::{Kind, Request};
+use unfog::cpu::CpuOptions;
+use unfog::image::{Picture, load};
+use unfog::recipe::Recipe;
+use unfog::sample::{Edit, Options, sample};
+use unfog::stop::Stop;
+use unfog_tests::TestResult;
+use unfog_tests::backend::{Backend, gpus};
+use unfog_tests::compare::close;
+use unfog_tests::given::{empty, overlay, write_noise, write_picture};
+use unfog_tests::golden::{Golden, Tensor, root};
+use unfog_tests::pipeline::pipeline;
+use unfog_tests::tolerance;
+
+fn folder(name: &str) -> TestResult<PathBuf> {
+    empty(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
+}
+
+/// The folder of a case's model: a pipeline's, with some parts in place of its own where the case says so.
+fn model(case: &Value, folder: &Path) -> TestResult<PathBuf> {
+    let own = pipeline(case["pipeline"].as_str().ok_or("no pipeline")?);
+    let Some(parts) = case["parts"].as_str() else { return Ok(own) };
+    let model = folder.join(format!("{}-{parts}", case["pipeline"]));
+    if !model.exists() {
+        overlay(&own, &model)?;
+        overlay(&root().join("tests/golden/edit").join(parts), &model)?;
+    }
+    Ok(model)
+}
+
+/// The options of a case, whose files lie in `folder`.
+fn options(case: &Value, folder: &Path, kind: Kind) -> TestResult<Options> {
+    let text = |key: &str| case[key].as_str().map(str::to_owned);
+    let edit = Edit {
+        image: folder.join("picture.ppm"),
+        strength: case["strength"].as_f64(),
+        mask: (case["kind"] == "Inpaint").then(|| folder.join("mask.pgm")),
+        image_guidance: case["image_guidance"].as_f64().map(|g| g as f32),
+        noise_level: case["noise_level"].as_u64().map(|n| n as u32),
+        ..Edit::default()
+    };
+    Ok(Options {
+        model: Some(model(case, folder)?),
+        prompt: text("prompt"),
+        negative: text("negative"),
+        sampler: text("sampler"),
+        guidance: case["guidance"].as_f64().map(|g| g as f32),
+        steps: case["steps"].as_u64().map(|n| n as usize),
+        count: 2,
+        out: folder.join("{i}.png"),
+        // A case of no kind begins from noise.
+        edit: (case["kind"] != "").then_some(edit),
+        backend: Request { kind, ..Request::default() },
+        ..Options::default()
+    })
+}
+
+fn run(options: &Options, what: &str) -> TestResult<Recipe> {
+    let outcome = sample(options, &Stop::default(), &mut |_| {}).map_err(|e| format!("{what}: {}", e.report()))?;
+    Ok(outcome.recipe)
+}
+
+fn read(path: &Path) -> TestResult<Picture> {
+    load(path).map_err(|e| e.report().into())
+}
+
+/// The most steps of 255 that two pictures are apart; the second's values are from 0 to 1.
+fn apart(picture: &Picture, values: &[f32], [height, width]: [usize; 2]) -> TestResult<u8> {
+    let values: Vec<f32> = values.iter().map(|v| v * 2.0 - 1.0).collect();
+    let want = Picture::from_values(&values, width as u32, height as u32, 3).map_err(|e| e.report())?;
+    let apart = picture.pixels().iter().zip(want.pixels()).map(|(a, b)| a.abs_diff(*b));
+    Ok(apart.max().unwrap_or(0))
+}
+
+/// Runs the cases on a backend: all of them, or the first of each thing that is made of a picture.
+fn agree(backend: &Backend, kind: Kind, all: bool) -> TestResult {
+    let golden = Golden::read("edit")?;
+    let folder = folder(&format!("edit-{}", kind.name()))?;
+    let mut seen = Vec::new();
+    for (number, case) in golden.cases().iter().enumerate() {
+        let what = format!("{number}: {case} on {}", kind.name());
+        let sort = [&case["parts"], &case["kind"]];
+        let other_sampler = ["single", "deis", "turbo"].iter().any(|parts| case["parts"] == *parts);
+        if !all && (seen.contains(&sort) || other_sampler || case["kind"] == "") {
+            continue;
+        }
+        seen.push(sort);
+        write_noise(&folder.join("noise"), golden.part(number, "noise")?)?;
+        write_picture(&folder.join("picture.ppm"), golden.part(number, "picture")?)?;
+        write_picture(&folder.join("mask.pgm"), golden.part(number, "mask")?)?;
+        let options = Options {
+            noise_in: Some(folder.join("noise")),
+            latents_out: Some(folder.join("latents")),
+            ..options(case, &folder, kind)?
+        };
+        let recipe = run(&options, &what)?;
+        let command = if recipe.edit.is_some() { "edit" } else { "sample" };
+        assert_eq!((recipe.command.as_str(), recipe.edit.is_none()), (command, case["kind"] == ""), "{what}");
+        assert!(recipe.edit.is_none_or(|edited| edited.image_sha256.len() == 64), "{what}");
+        let latents = golden.part(number, "latents")?;
+        let got = Golden::read_file(&folder.join("latents"))?;
+        let got = got.tensor("x0")?;
+        assert_eq!(got.shape, latents.shape, "{what}");
+        let far = close(&what, &got.values, &latents.values, tolerance::edit(backend))?;
+        let image = golden.part(number, "image")?;
+        let [n, c, h, w] = image.shape[..] else { return Err("no pictures".into()) };
+        let mut most = 0;
+        for (i, values) in image.values.chunks_exact(c * h * w).enumerate() {
+            most = most.max(apart(&read(&folder.join(format!("{i}.png")))?, values, [h, w])?);
+        }
+        // What lies between two of the 255 steps may be rounded either way.
+        assert!(most <= 1 && n == 2, "{what}: pictures are {most} steps of 255 apart");
+        println!("{what}: latents {far:.1e} apart, pictures at most {most} steps");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_reference_agrees_with_diffusers() -> TestResult {
+    agree(&Backend::Reference, Kind::Reference, false)
+}
+
+#[test]
+fn the_cpu_agrees_with_diffusers() -> TestResult {
+    agree(&Backend::Cpu(CpuOptions::default()), Kind::Cpu, true)
+}
+
+#[test]
+fn vulkan_agrees_with_diffusers() -> TestResult {
+    let Some(gpu) = gpus()?.first() else { return Ok(()) };
+    agree(&Backend::Vulkan { gpu, options: unfog_gpu::Options::default() }, Kind::Vulkan, false)
+}
+
+#[test]
+fn pictures_are_resized_as_by_pil() -> TestResult {
+    let golden = Golden::read("edit")?;
+    let folder = folder("edit-resize")?;
+    write_picture(&folder.join("picture.ppm"), golden.part(0, "picture")?)?;
+    let picture = read(&folder.join("picture.ppm"))?;
+    for name in ["smaller", "larger"] {
+        let want = golden.tensor(name)?;
+        let size = [want.shape[1], want.shape[2]];
+        let got = picture.resized(size[1] as u32, size[0] as u32).map_err(|e| e.report())?;
+        let values: Vec<f32> = want.values.iter().map(|v| v / 255.0).collect();
+        let most = apart(&got, &values, size)?;
+        println!("{name}: {most} steps apart");
+        assert!(most <= 1, "{name}: {most} steps apart");
+    }
+    Ok(())
+}
+
+/// A picture of `h` rows and `w` columns, a mask whose right half is white, and the options of an edit with glyph-tiny.
+fn glyphs(folder: &Path) -> TestResult<Options> {
+    let picture = Tensor { shape: vec![16, 16], values: (0..256).map(|i| f32::from((i * 37 % 256) as u8)).collect() };
+    let mask = Tensor { shape: vec![16, 16], values: (0..256).map(|i| if i % 16 < 8 { 0.0 } else { 255.0 }).collect() };
+    write_picture(&folder.join("picture.pgm"), &picture)?;
+    write_picture(&folder.join("mask.pgm"), &mask)?;
+    let edit = Edit { image: folder.join("picture.pgm"), ..Edit::default() };
+    let backend = Request { kind: Kind::Cpu, ..Request::default() };
+    Ok(Options { edit: Some(edit), steps: Some(10), out: folder.join("out.png"), backend, ..Options::default() })
+}
+
+fn with(options: &Options, change: impl Fn(&mut Edit)) -> Options {
+    let mut options = options.clone();
+    options.edit.iter_mut().for_each(change);
+    options
+}
+
+#[test]
+fn pixel_models_edit_too() -> TestResult {
+    let folder = folder("edit-pixels")?;
+    let options = glyphs(&folder)?;
+    let own = read(&folder.join("picture.pgm"))?;
+    let far = |strength: f64| -> TestResult<f64> {
+        run(&with(&options, |edit| edit.strength = Some(strength)), "pixels")?;
+        let made = read(&folder.join("out.png"))?;
+        let apart = made.pixels().iter().zip(own.pixels()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        Ok(apart.sum::<f64>() / 256.0)
+    };
+    let (little, much) = (far(0.1)?, far(0.9)?);
+    assert!(little < much && little < 40.0, "{little} {much}");
+    // With a mask the left half stays to the bit, and the right one does not.
+    run(&with(&options, |edit| edit.mask = Some(folder.join("mask.pgm"))), "a mask")?;
+    let made = read(&folder.join("out.png"))?;
+    let same = |(i, (a, b)): (usize, (&u8, &u8))| (i % 16 < 8, a == b);
+    let all: Vec<(bool, bool)> = made.pixels().iter().zip(own.pixels()).enumerate().map(same).collect();
+    assert!(all.iter().all(|(stays, same)| *same || !stays));
+    assert!(all.iter().any(|(stays, same)| !same && !stays));
+    Ok(())
+}
+
+#[test]
+fn an_edit_does_not_depend_on_its_batch() -> TestResult {
+    let folder = folder("edit-batch")?;
+    let golden = Golden::read("edit")?;
+    write_picture(&folder.join("picture.ppm"), golden.part(0, "picture")?)?;
+    write_picture(&folder.join("mask.pgm"), golden.part(0, "mask")?)?;
+    let case = json!({"pipeline": "sd2", "parts": "inpaint", "kind": "Inpaint", "prompt": "a cat", "steps": 2, "strength": 1.0});
+    let make = |first, count| -> TestResult<Vec<f32>> {
+        let latents_out = Some(folder.join("latents"));
+        run(&Options { first, count, latents_out, ..options(&case, &folder, Kind::Cpu)? }, "a batch")?;
+        Ok(Golden::read_file(&folder.join("latents"))?.tensor("x0")?.values.clone())
+    };
+    let together = make(0, 3)?;
+    for i in 0..3 {
+        let alone = make(i as u64, 1)?;
+        assert_eq!(alone, together[i * alone.len()..][..alone.len()], "latents of image {i}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_stays_can_be_pasted() -> TestResult {
+    let folder = folder("edit-paste")?;
+    let golden = Golden::read("edit")?;
+    write_picture(&folder.join("picture.ppm"), golden.part(0, "picture")?)?;
+    write_picture(&folder.join("mask.pgm"), golden.part(0, "mask")?)?;
+    let (own, mask) = (read(&folder.join("picture.ppm"))?, read(&folder.join("mask.pgm"))?);
+    let case = json!({"pipeline": "sd2", "kind": "Inpaint", "prompt": "a cat", "steps": 2, "strength": 1.0});
+    let options = options(&case, &folder, Kind::Cpu)?;
+    for paste in [false, true] {
+        run(&with(&options, |edit| edit.paste = paste), "paste")?;
+        let made = read(&folder.join("0.png"))?;
+        let pixels = made.pixels().chunks_exact(3).zip(own.pixels().chunks_exact(3)).zip(mask.pixels());
+        let stays = pixels.filter(|(_, mask)| **mask < 128).all(|((a, b), _)| a == b);
+        assert_eq!(stays, paste, "the pixels that stay are the picture's");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
+    let folder = folder("edit-refusals")?;
+    let options = glyphs(&folder)?;
+    let black = Tensor { shape: vec![16, 16], values: vec![0.0; 256] };
+    write_picture(&folder.join("black.pgm"), &black)?;
+    write_picture(&folder.join("small.pgm"), &Tensor { shape: vec![8, 16], values: vec![255.0; 128] })?;
+    fs::write(folder.join("text"), "not a picture")?;
+    let decoder = folder.join("decoder");
+    overlay(&pipeline("sd1"), &decoder)?;
+    strip_encoder(&decoder.join("vae/diffusion_pytorch_model.safetensors"))?;
+    let inpaint = model(&json!({"pipeline": "sd2", "parts": "inpaint"}), &folder)?;
+    let text = |model: &Path| Options { model: Some(model.into()), prompt: Some("a cat".into()), ..options.clone() };
+    let refusals = [
+        (with(&options, |edit| edit.image = folder.join("nowhere.png")), 1, "nowhere.png"),
+        (with(&options, |edit| edit.image = folder.join("text")), 1, "known are PNG"),
+        (with(&options, |edit| edit.strength = Some(1.5)), 2, "--strength 1.5 is not above 0 and up to 1"),
+        (with(&options, |edit| edit.strength = Some(0.01)), 2, "is no step"),
+        (with(&options, |edit| edit.mask = Some(folder.join("black.pgm"))), 2, "the mask has no white"),
+        (with(&options, |edit| edit.mask = Some(folder.join("small.pgm"))), 2, "the mask has 16x8 pixels"),
+        (with(&options, |edit| edit.paste = true), 2, "--paste means nothing without --mask"),
+        (Options { prompt: Some("a cat".into()), ..options.clone() }, 2, "takes no text"),
+        (Options { size: Some((18, 16)), ..text(&pipeline("sd1")) }, 2, "multiple"),
+        (text(&decoder), 1, "encoder."),
+        (text(&inpaint), 2, "give --mask IMAGE"),
+        (Options { edit: None, ..text(&inpaint) }, 2, "use unfog edit IMAGE"),
+    ];
+    for (options, code, part) in refusals {
+        match sample(&options, &Stop::default(), &mut |_| {}) {
+            Ok(_) => return Err(format!("this is not refused: {part}").into()),
+            Err(e) => {
+                let report = e.report();
+                assert!(
+                    report.contains(part) && report.lines().next().is_some_and(|l| l.contains(part)),
+                    "{part}: {report}"
+                );
+                assert_eq!(e.exit_code(), code, "{report}");
+            }
+        }
+        assert!(!folder.join("out.png").exists(), "{part}");
+    }
+    Ok(())
+}
+
+/// Leaves out of an autoencoder's weights those of its encoder.
+fn strip_encoder(path: &Path) -> TestResult {
+    let bytes = fs::read(path)?;
+    let all = safetensors::SafeTensors::deserialize(&bytes)?;
+    let kept = all.tensors().into_iter().filter(|(name, _)| !name.starts_with("encoder."));
+    Ok(safetensors::serialize_to_file(kept, None, path)?)
+}
