@@ -76,6 +76,27 @@ fn networks_agree_with_diffusers() -> TestResult {
 }
 
 #[test]
+fn the_published_networks_have_diffusers_sizes() -> TestResult {
+    // Parameters of diffusers' modules with the configs of facebook/DiT-XL-2-256 and stable-diffusion-3-medium.
+    let dit = json!({"_class_name": "Transformer2DModel", "out_channels": 8});
+    let sd3 = json!({"_class_name": "SD3Transformer2DModel", "num_attention_heads": 24, "num_layers": 24,
+        "caption_projection_dim": 1536, "pos_embed_max_size": 192});
+    // The table of positions is no parameter there; the last layer's text asks nothing.
+    let (table, unused) = (192 * 192 * 1536, 1536 * 1536 + 1536);
+    for (name, config, parameters) in
+        [("dit-xl", dit, 749_826_464), ("sd3-medium", sd3, 2_028_328_000 + table - unused)]
+    {
+        let folder = folder(TMP, name)?;
+        std::fs::write(folder.join("config.json"), config.to_string())?;
+        let model = open(&folder)?;
+        let (h, w) = model.size().ok_or("no size")?;
+        let network = model.network(h, w).map_err(|e| e.report())?;
+        assert_eq!(network.parameters(), parameters, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
 fn packs_hold_these_networks_too() -> TestResult {
     let golden = Golden::read("dit")?;
     for (number, case) in cases(&golden, "net") {
