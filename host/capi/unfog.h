@@ -93,8 +93,8 @@ void unfog_model_free(struct unfog_model *model);
 // New options, all as the command line has them by default. unfog_options_free frees them.
 struct unfog_options *unfog_options_new(void);
 
-// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu", "tune" to "1". "out" and
-// "latents-out" are for unfog_sample_to_files alone.
+// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu", "tune" to "1".
+// "out" and "latents-out" are for unfog_sample_to_files alone.
 //
 // # Safety
 // `options` comes from unfog_options_new and is used by nothing else meanwhile; `name` and `value` are C strings.

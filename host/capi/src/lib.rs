@@ -181,8 +181,8 @@ pub extern "C" fn unfog_options_new() -> *mut Settings {
     Box::into_raw(Box::new(Settings(Options::default())))
 }
 
-/// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu", "tune" to "1". "out" and
-/// "latents-out" are for unfog_sample_to_files alone.
+/// Sets an option of `unfog sample` by its name, without dashes: "steps" to "20", "backend" to "cpu", "tune" to "1".
+/// "out" and "latents-out" are for unfog_sample_to_files alone.
 ///
 /// # Safety
 /// `options` comes from unfog_options_new and is used by nothing else meanwhile; `name` and `value` are C strings.

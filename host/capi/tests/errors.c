@@ -45,7 +45,7 @@ int main(void) {
     CHECK(unfog_options_set(NULL, "steps", "3") == S(USAGE) && SAYS("options is NULL"));
     CHECK(unfog_options_set(options, NULL, "3") == S(USAGE) && SAYS("name is NULL"));
     CHECK(unfog_options_set(options, "steps", NULL) == S(USAGE) && SAYS("value is NULL"));
-    CHECK(unfog_options_set(options, "no such", "3") == S(USAGE) && SAYS("known: prompt, clip-skip, class, negative, guidance"));
+    CHECK(unfog_options_set(options, "no such", "3") == S(USAGE) && SAYS("known: prompt, lora, embedding, control"));
     CHECK(unfog_options_set(options, "steps", "three") == S(USAGE) && SAYS("--steps: \"three\""));
     CHECK(unfog_options_set(options, "steps", "-1") == S(USAGE));
     CHECK(unfog_options_set(options, "size", "16") == S(USAGE) && SAYS("64x64"));

@@ -33,7 +33,13 @@ fn a_picture_becomes_another_and_says_of_what_it_was_made() {
     place.succeed(&[&edit[..], &["--quiet", "--out", "more.png"]].concat());
     assert_ne!(load(&place.path("more.png")).unwrap(), after);
     assert_eq!(Recipe::read(&place.path("more.png")).unwrap().edit.unwrap().strength, Some(0.8));
+    // It can be made again, as long as the picture that it came from is there.
+    let said = place.succeed(&["replay", "unfog.png"]);
+    assert!(said.contains("values are the same (cpu on "), "{said}");
+    std::fs::copy(place.path("more.png"), place.path("glyph.png")).unwrap();
+    place.fail(&["replay", "unfog.png"], 1, "is another than that of the recipe");
     // A picture of sampling has none.
+    place.succeed(&["sample", "--backend", "cpu", "--steps", "1", "--quiet", "--out", "glyph.png"]);
     assert_eq!(Recipe::read(&place.path("glyph.png")).unwrap().edit, None);
 }
 
