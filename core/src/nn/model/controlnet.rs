@@ -48,7 +48,7 @@ impl Config {
     }
 }
 
-/// Builds the network that makes a picture of `h * w` pixels, from 0 to 1, the hint that a [`steer`]ed graph is given: an image of
+/// Builds the network that makes a picture of `h * w` pixels, from 0 to 1, the hint that a steered graph is given: an image of
 /// [`Config::multiple`] times smaller sides.
 ///
 /// # Errors
