@@ -15,8 +15,9 @@
 //! fn step(s: &mut Step<'_>) -> Result<(), Halt> {
 //!     let (from, to) = s.levels();
 //!     let (keep, add) = transfer(from, to);
+//!     let first = s.done() == 0;
 //!     let p = s.model.predict(s.x, At::level(from))?;
-//!     if s.done() == 0 {
+//!     if first {
 //!         s.history.copy_from_slice(p.x0);
 //!     }
 //!     mix(s.x, keep, [(add / 2.0, p.x0), (add / 2.0, &*s.history)]);
