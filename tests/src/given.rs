@@ -1,24 +1,10 @@
-//! Files that runs are given: folders, noise, pictures.
+//! Files that runs are given: folders and pictures.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-
-use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
+use std::path::Path;
 
 use crate::TestResult;
 use crate::golden::Tensor;
-
-/// `folder` as an empty folder.
-///
-/// # Errors
-/// Those of the file system.
-pub fn empty(folder: PathBuf) -> TestResult<PathBuf> {
-    match fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => fs::create_dir_all(&folder)?,
-    }
-    Ok(folder)
-}
 
 /// Copies what is in a folder to another, over what is there.
 ///
@@ -35,15 +21,6 @@ pub fn overlay(from: &Path, to: &Path) -> TestResult {
         }
     }
     Ok(())
-}
-
-/// Writes noise `[draws, n, c, h, w]` as a file for `--noise-in`.
-///
-/// # Errors
-/// Those of the file.
-pub fn write_noise(path: &Path, noise: &Tensor) -> TestResult {
-    let bytes: Vec<u8> = noise.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    Ok(serialize_to_file([("noise", TensorView::new(Dtype::F32, noise.shape.clone(), &bytes)?)], None, path)?)
 }
 
 /// Writes a picture `[3, h, w]` or `[h, w]` of values from 0 to 255 as a PNM file.

@@ -43,14 +43,26 @@ pub fn folder(parent: &str, name: &str) -> TestResult<PathBuf> {
     Ok(folder)
 }
 
-/// Writes noise `[n, c, h, w]`, drawn once, as a file for `--noise-in`.
+/// Writes noise as a file for `--noise-in`: `[draws, n, c, h, w]`, or `[n, c, h, w]`, drawn once.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn write_noise(path: &Path, noise: &Tensor) -> TestResult {
     let bytes: Vec<u8> = noise.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let shape = [&[1], &noise.shape[..]].concat();
+    let draws: &[usize] = if noise.shape.len() == 4 { &[1] } else { &[] };
+    let shape = [draws, &noise.shape[..]].concat();
     Ok(serialize_to_file([("noise", TensorView::new(Dtype::F32, shape, &bytes)?)], None, path)?)
+}
+
+/// The most steps of 255 that a picture is apart from `values` `[channels, height, width]`, from 0 to 1.
+///
+/// # Errors
+/// Values that are no picture.
+pub fn steps_apart(picture: &Picture, values: &[f32], [channels, height, width]: [usize; 3]) -> TestResult<u8> {
+    let values: Vec<f32> = values.iter().map(|v| v * 2.0 - 1.0).collect();
+    let want = Picture::from_values(&values, width as u32, height as u32, channels as u32).map_err(|e| e.report())?;
+    let apart = picture.pixels().iter().zip(want.pixels()).map(|(a, b)| a.abs_diff(*b));
+    Ok(apart.max().unwrap_or(0))
 }
 
 /// Runs `options`, whose noise is given, into `folder`. Returns the recipe; how far the latents are from the tensor `latents` of the case;
@@ -80,11 +92,7 @@ pub fn compare(
     let mut most = 0;
     for (i, image) in image.values.chunks_exact(channels * height * width).enumerate() {
         let picture = load(&folder.join(format!("{i}.png"))).map_err(|e| e.report())?;
-        let values: Vec<f32> = image.iter().map(|v| v * 2.0 - 1.0).collect();
-        let want = Picture::from_values(&values, width as u32, height as u32, channels as u32);
-        let want = want.map_err(|e| e.report())?;
-        let apart = picture.pixels().iter().zip(want.pixels()).map(|(a, b)| a.abs_diff(*b));
-        most = most.max(apart.max().unwrap_or(0));
+        most = most.max(steps_apart(&picture, image, [channels, height, width])?);
     }
     // What lies between two of the 255 steps may be rounded either way.
     match most {

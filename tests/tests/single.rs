@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use serde_json::Value;
 use unfog::backend::{Kind, Request};
-use unfog::cpu::CpuOptions;
-use unfog::image::{Picture, load};
 use unfog::model::Model;
 use unfog::sample::{Options, sample};
 use unfog::settings::prediction;
 use unfog::stop::Stop;
 use unfog_tests::TestResult;
-use unfog_tests::backend::{Backend, gpus};
-use unfog_tests::compare::close;
 use unfog_tests::golden::{Golden, root};
+use unfog_tests::pipeline::{self, compare, kinds, write_noise};
 use unfog_tests::tolerance;
 
 /// The values of a weight: the rule of tests/golden/make_single.py.
@@ -62,12 +59,7 @@ fn write(path: &Path, model: &str, without: &dyn Fn(&str) -> bool) -> TestResult
 
 /// An empty folder for a test.
 fn folder(name: &str) -> TestResult<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    match fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => fs::create_dir_all(&folder)?,
-    }
-    Ok(folder)
+    pipeline::folder(env!("CARGO_TARGET_TMPDIR"), name)
 }
 
 fn tokenizer() -> PathBuf {
@@ -82,18 +74,9 @@ fn files_agree_with_diffusers() -> TestResult {
         write(&folder.join(format!("{model}.safetensors")), model, &|_| false)?;
     }
     let noise = folder.join("noise.safetensors");
-    let latents_out = folder.join("latents.safetensors");
-    let mut backends = vec![(Kind::Reference, Backend::Reference), (Kind::Cpu, Backend::Cpu(CpuOptions::default()))];
-    backends.extend(
-        gpus()?.first().map(|gpu| (Kind::Vulkan, Backend::Vulkan { gpu, options: unfog_gpu::Options::default() })),
-    );
+    let backends = kinds()?;
     for (number, case) in golden.cases().iter().enumerate() {
-        let given = golden.part(number, "noise")?;
-        let bytes: Vec<u8> = given.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let shape = [&[1], &given.shape[..]].concat();
-        serialize_to_file([("noise", TensorView::new(Dtype::F32, shape, &bytes)?)], None, &noise)?;
-        let image = golden.part(number, "image")?;
-        let side = image.shape[2];
+        write_noise(&noise, golden.part(number, "noise")?)?;
         // Networks are tried on all backends elsewhere: here one model with everything on a GPU, and one on the reference.
         let once = |kind: Kind| match (case["model"].as_str(), kind) {
             (Some("sdxl"), Kind::Vulkan) | (Some("sd2"), Kind::Reference) => case["negative"].is_null(),
@@ -114,25 +97,11 @@ fn files_agree_with_diffusers() -> TestResult {
                 count: 2,
                 backend: Request { kind: *kind, ..Request::default() },
                 noise_in: Some(noise.clone()),
-                latents_out: Some(latents_out.clone()),
-                out: folder.join("{i}.png"),
                 ..Options::default()
             };
-            let outcome = sample(&options, &Stop::default(), &mut |_| {});
-            let outcome = outcome.map_err(|e| format!("{what}: {}", e.report()))?;
-            assert_eq!(outcome.recipe.prediction.as_deref(), case["prediction"].as_str(), "{what}");
-            let got = Golden::read_file(&latents_out)?;
-            let got = &got.tensor("x0")?.values;
-            let far = close(&what, got, &golden.part(number, "latents")?.values, tolerance::pipeline(backend))?;
-            let mut most = 0;
-            for (i, image) in image.values.chunks_exact(3 * side * side).enumerate() {
-                let picture = load(&folder.join(format!("{i}.png"))).map_err(|e| e.report())?;
-                let values: Vec<f32> = image.iter().map(|v| v * 2.0 - 1.0).collect();
-                let want = Picture::from_values(&values, side as u32, side as u32, 3).map_err(|e| e.report())?;
-                let apart = picture.pixels().iter().zip(want.pixels()).map(|(a, b)| a.abs_diff(*b));
-                most = most.max(apart.max().unwrap_or(0));
-            }
-            assert!(most <= 1, "{what}: pictures are {most} steps of 255 apart");
+            let allowed = tolerance::pipeline(backend);
+            let (recipe, far, most) = compare(&what, options, &folder, &golden, number, allowed)?;
+            assert_eq!(recipe.prediction.as_deref(), case["prediction"].as_str(), "{what}");
             println!("{what}: latents {far:.1e} apart, pictures at most {most} steps");
         }
     }

@@ -66,28 +66,27 @@ impl Decoder {
         latents.chunks_exact_mut(setup.image_len()).for_each(|z| self.autoencoder.scaling().unscale(z, pixels));
         let longest = setup.picture.width.max(setup.picture.height);
         let first = match self.tile {
-            Tile::Side(side) if side < longest => self.tiled(side, setup, request, latents, stop, report, sink)?,
-            _ => self.whole(setup, request, latents, stop, report, sink)?,
+            Tile::Side(side) if side < longest => Some(side),
+            _ => None,
         };
-        let Tried::Refused(mut error) = first else {
-            report(u64::from(setup.count));
-            return Ok(());
-        };
-        if self.tile != Tile::Auto || error.exit_code() != 1 {
-            return Err(error);
-        }
         let multiple = self.autoencoder.multiples()[1];
-        for side in SIDES.into_iter().filter(|side| *side < longest && side.is_multiple_of(4 * multiple)) {
-            match self.tiled(side, setup, request, latents, stop, report, sink)? {
+        let fits = |side: &u32| self.tile == Tile::Auto && *side < longest && side.is_multiple_of(4 * multiple);
+        let mut refused = None;
+        for side in std::iter::once(first).chain(SIDES.into_iter().filter(fits).map(Some)) {
+            let tried = match side {
+                Some(side) => self.tiled(side, setup, request, latents, stop, report, sink)?,
+                None => self.whole(setup, request, latents, stop, report, sink)?,
+            };
+            match tried {
                 Tried::Done => {
                     report(u64::from(setup.count));
                     return Ok(());
                 }
                 Tried::Refused(e) if e.exit_code() != 1 => return Err(e),
-                Tried::Refused(e) => error = e,
+                Tried::Refused(e) => refused = Some(e),
             }
         }
-        Err(error)
+        Err(refused.unwrap_or_else(|| Error::failure("nothing was decoded")))
     }
 
     /// Every picture as a whole.
