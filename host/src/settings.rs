@@ -68,6 +68,15 @@ pub fn has_eta(sampler: &Sampler) -> bool {
     ETAS.iter().any(|(name, _)| *name == sampler.name)
 }
 
+/// The sampler of this name.
+///
+/// # Errors
+/// A usage error for an unknown name.
+fn find(name: &str) -> Result<&'static Sampler> {
+    let names: Vec<_> = sampler::REGISTRY.iter().map(|&sampler| (sampler.name, sampler)).collect();
+    by_name(&names, "sampler", name)
+}
+
 /// The sigma table that `text` names: `karras` and `polyexponential` may be followed by their rho, as in `karras:5`.
 fn sigma_table(text: &str) -> Result<SigmaTable> {
     let (name, rho) = match text.split_once(':') {
@@ -136,9 +145,15 @@ impl Settings {
     /// A usage error for an unknown name and for a number out of range.
     pub fn new(scheduler: Option<Scheduler>, wishes: &Wishes) -> Result<Self> {
         let parity = if scheduler.is_some() { Parity::Diffusers } else { Parity::Table };
-        let Scheduler { mut config, mut sampler, mut trained_betas, mut own, dynamic } =
+        let parity = wishes.parity.unwrap_or(parity);
+        let asked = wishes.sampler.as_deref().map(find).transpose()?;
+        let scheduler = match (scheduler, asked) {
+            (Some(scheduler), Some(asked)) if parity == Parity::Diffusers => Some(scheduler.for_sampler(asked)?),
+            (scheduler, _) => scheduler,
+        };
+        let Scheduler { mut config, mut sampler, mut trained_betas, mut own, dynamic, .. } =
             scheduler.unwrap_or_else(|| Scheduler::of(Config::default(), &sampler::DDIM, None));
-        config.parity = wishes.parity.unwrap_or(parity);
+        config.parity = parity;
         config.guidance = wishes.guidance;
         if let Some(asked) = wishes.prediction {
             if !config.prediction.is_over_alpha_bar() {
@@ -153,9 +168,7 @@ impl Settings {
                 return Err(Error::usage("--schedule means nothing to this network: it has no betas"));
             }
         }
-        if let Some(name) = &wishes.sampler {
-            let names: Vec<_> = sampler::REGISTRY.iter().map(|&sampler| (sampler.name, sampler)).collect();
-            let asked = by_name(&names, "sampler", name)?;
+        if let Some(asked) = asked {
             if asked.name != sampler.name {
                 own = own.filter(|own| own.is_of_the_network());
                 config.eta = ETAS.iter().find(|(name, _)| *name == asked.name).map_or(0.0, |(_, eta)| *eta);

@@ -91,12 +91,18 @@ class Golden:
         self.noise = make_samplers.Golden().noise
         self.cases, self.runs = [], {key: [] for key in ("timesteps", "sigmas", "init", "x0")}
 
-    def add(self, name, **config):
+    def switch(self, source, sampler, name, keys, **named):
+        """The config of `source` with no keys but these, read by another class as its `from_config` does."""
+        keys = dict(_class_name=f"{source}Scheduler", **keys)
+        config = kind(name).from_config(dict(keys), **named).config
+        self.add(name, dict(text=json.dumps(keys), sampler=sampler), **{k: config[k] for k in defaults(name)})
+
+    def add(self, name, file=None, /, **config):
         args = dict(mu=mu(config)) if config.get("use_dynamic_shifting") else {}
         with tempfile.TemporaryDirectory() as folder:
             kind(name)(**config).save_pretrained(folder)
             text = (pathlib.Path(folder) / "scheduler_config.json").read_text()
-        case = dict(text=text, tokens=TOKENS if args else None, steps=[], floor=[])
+        case = dict(text=text, tokens=TOKENS if args else None, steps=[], floor=[]) | (file or {})
         for steps in STEPS:
             try:
                 scheduler = kind(name)(**config)
@@ -210,6 +216,21 @@ def make(golden):
     add("EDMEuler", sigma_schedule="exponential", sigma_max=60.0, sigma_data=1.0, final_sigmas_type="sigma_min")
     add("EDMDPMSolverMultistep", rho=5.0, solver_order=3)
     add("EDMDPMSolverMultistep", algorithm_type="sde-dpmsolver++", sigma_min=0.01)
+    # Named samplers, with the files of Stable Diffusion 1, which leaves out timestep_spacing, and of a pipeline that diffusers saved.
+    old = dict(skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, trained_betas=None, **SD)
+    for file in (old, dict(prediction_type="epsilon", **old, **leading)):
+        for sampler, name, named in (
+                ("ddim", "DDIM", dict(clip_sample=False)), ("euler", "EulerDiscrete", {}), ("euler-a", "EulerAncestralDiscrete", {}),
+                ("heun", "HeunDiscrete", {}), ("dpm2", "KDPM2Discrete", {}), ("dpmpp-2m", "DPMSolverMultistep", {}),
+                ("dpmpp-3m", "DPMSolverMultistep", dict(solver_order=3)), ("dpmpp-2s", "DPMSolverSinglestep", {}),
+                ("dpmpp-3s", "DPMSolverSinglestep", dict(solver_order=3)), ("deis", "DEISMultistep", {}),
+                ("unipc", "UniPCMultistep", {}), ("sa-solver", "SASolver", {}), ("lcm", "LCM", {}), ("tcd", "TCD", {})):
+            golden.switch("PNDM", sampler, name, file, **named)
+    solver = dict(use_karras_sigmas=True, algorithm_type="sde-dpmsolver++", **trailing, **v, **SD)
+    golden.switch("DPMSolverMultistep", "dpmpp-3m", "DPMSolverMultistep", solver, solver_order=3, algorithm_type="dpmsolver++")
+    golden.switch("DPMSolverMultistep", "dpmpp-2s", "DPMSolverSinglestep", solver, algorithm_type="dpmsolver++")
+    golden.switch("DPMSolverMultistep", "unipc", "UniPCMultistep", solver)
+    golden.switch("DPMSolverMultistep", "ddim", "DDIM", solver, clip_sample=False)
 
 
 def main():

@@ -281,6 +281,12 @@ def make(golden):
     golden.add("pndm", S.PNDMScheduler, SD | dict(set_alpha_to_one=True), (4, 20), dict(skip_prk_steps=False))
     golden.add("pndm", S.PNDMScheduler, SD, (1000,), dict(skip_prk_steps=False))
 
+    # Of velocities diffusers extrapolates what the network says.
+    for offset, one in ((0, False), (1, False), (1, True)):
+        config = SD | dict(steps_offset=offset, set_alpha_to_one=one, prediction_type="v_prediction")
+        golden.add("plms", S.PNDMScheduler, config, (1, 2, 3, 4, 7, 20, 50), dict(skip_prk_steps=True))
+        golden.add("pndm", S.PNDMScheduler, config, (4, 7, 20, 50), dict(skip_prk_steps=False))
+
     for variance in ("learned", "learned_range"):
         for spacing in SPACINGS:
             golden.add("ddpm", S.DDPMScheduler, CHAIN | dict(timestep_spacing=spacing, variance_type=variance),

@@ -277,7 +277,7 @@ def make(golden):
         golden.add(name, S.UniPCMultistepScheduler, SD | dict(thresholding=True, sample_max_value=1.5), (7, 20), fixed)
     golden.add("unipc-3", S.UniPCMultistepScheduler, SD | dict(final_sigmas_type="sigma_min", lower_order_final=False),
                (7, 20), dict(solver_order=3))
-    # With other predictions diffusers' PLMS averages what the network says at different times before it converts it.
+    # Of velocities: make_more_samplers.py.
     golden.sweep("plms", S.PNDMScheduler, dict(skip_prk_steps=True), **alpha, predictions=("epsilon",),
                  spacings=("leading",))
     golden.add("plms", S.PNDMScheduler, SD | dict(set_alpha_to_one=True), fixed=dict(skip_prk_steps=True))

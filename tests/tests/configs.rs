@@ -138,7 +138,9 @@ struct Made {
 fn make(path: &Path, case: &Value, steps: usize, noise: &[f32]) -> TestResult<Made> {
     let scheduler = Scheduler::open(path)?;
     let tokens = case["tokens"].as_u64().map(u32::try_from).transpose()?;
-    let settings = Settings::new(Some(scheduler), &Wishes { steps: Some(steps), tokens, ..Wishes::default() })?;
+    let sampler = case["sampler"].as_str().map(str::to_owned);
+    let settings =
+        Settings::new(Some(scheduler), &Wishes { steps: Some(steps), tokens, sampler, ..Wishes::default() })?;
     let mut tables = settings.tables()?;
     let schedule = tables.schedule()?;
     let (config, sampler) = (&settings.config, settings.sampler);
@@ -195,7 +197,7 @@ fn every_config_is_read_as_diffusers_reads_it() -> TestResult {
         let floors = case["floor"].as_array().ok_or("no floor")?;
         for (steps, floor) in case["steps"].as_array().ok_or("no steps")?.iter().zip(floors) {
             let (steps, floor) = (steps.as_u64().ok_or("no number")? as usize, floor.as_f64().ok_or("no floor")?);
-            let what = format!("{number} {} n={steps}", named["_class_name"]);
+            let what = format!("{number} {} {} n={steps}", named["_class_name"], case["sampler"]);
             let exception = exception(text, steps);
             let made = match make(&path, case, steps, noise) {
                 Ok(made) => made,

@@ -4,17 +4,22 @@
 //! `x' / scale' = x / scale + sum of c_k * d_k`, `c_k = integral of L_k from sigma to sigma'`, L_k Lagrange's polynomials.
 //!
 //! They have degree 3 at most, so two points of Gauss' quadrature integrate them exactly (diffusers and k-diffusion use adaptive
-//! quadrature with tolerance 1e-4). One evaluation a step; order 4, less in the first steps. Keeps four derivatives.
+//! quadrature with tolerance 1e-4). diffusers counts steps from the start of the schedule: in a run that begins in the middle it takes the
+//! coefficients of derivatives that there are not, and leaves those out. [`Parity::Diffusers`] does the same.
+//!
+//! One evaluation a step; order 4, less in the first steps. Keeps four derivatives.
 
 use super::mix::{derivative, mix};
 use super::{At, Halt, Step};
+use crate::config::Parity;
 
 pub(super) const ORDER: usize = 4;
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (from, to) = s.levels();
     let values = s.x.len();
-    let order = ORDER.min(s.done() + 1);
+    // Derivatives that were never made are zeros.
+    let order = ORDER.min(1 + if s.config.parity == Parity::Diffusers { s.index } else { s.done() });
     let ((scale, sigma), (scale_to, sigma_to)) = (s.unit(from), s.unit(to));
     let mut nodes = [sigma; ORDER];
     for (ago, node) in nodes.iter_mut().enumerate().take(order) {

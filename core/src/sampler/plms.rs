@@ -11,12 +11,16 @@
 //! place: with its parity the images begin at the level of step b - 1 (step 1 of b = 1), the first noise goes a stride T / n from there and
 //! the mean into timestep b, as if from a stride before it; from then on they are a step noisier than their timestep says.
 //!
+//! Of a network that predicts velocities diffusers extrapolates those, and makes a noise of the result with the level and the image of the
+//! step's start, which leaves order 1; [`Parity::Diffusers`] does the same. [`Parity::Table`] extrapolates the noise, as published.
+//!
 //! Where no signal is left (zero terminal SNR) alpha-bar counts as 2^-24, as in samplers over levels. The last step leads to alpha-bar 1, or to that of timestep 0 (`set_alpha_to_one`). Keeps x and four predictions.
 
 use super::mix::mix;
 use super::{At, Halt, Step};
-use crate::config::Parity;
+use crate::config::{Config, Parity};
 use crate::math::wide::sqrt;
+use crate::predict::{Clip, Prediction, PredictionType};
 use crate::schedule::LEAST_ALPHA_BAR;
 
 /// The step at whose noise level the images of a run lie that begins with step `begin`.
@@ -27,10 +31,29 @@ pub(crate) fn start(begin: usize, parity: Parity) -> usize {
     }
 }
 
-/// Factors of x and of the noise from one alpha-bar to another.
-fn transfer(a: f32, a_next: f32) -> (f64, f64) {
-    let keep = sqrt(f64::from(a_next) / f64::from(a));
-    (keep, sqrt(1.0 - f64::from(a_next)) - keep * sqrt(1.0 - f64::from(a)))
+/// Whether velocities are extrapolated, and not noise.
+fn of_velocity(config: &Config) -> bool {
+    config.prediction == PredictionType::Velocity && config.parity == Parity::Diffusers
+}
+
+/// Factors of x and of what is extrapolated from one alpha-bar to another.
+pub(super) fn transfer(config: &Config, from: f32, to: f32) -> (f64, f64) {
+    let (a, a_to) = (f64::from(from.max(LEAST_ALPHA_BAR)), f64::from(to));
+    let (keep, noise) = (sqrt(a_to / a), sqrt(1.0 - a));
+    let add = sqrt(1.0 - a_to) - keep * noise;
+    // The noise is signal * v + noise * x.
+    if of_velocity(config) { (keep + add * noise, add * sqrt(a)) } else { (keep, add) }
+}
+
+/// Puts what is extrapolated of a prediction in place of the `x` that it was made of.
+pub(super) fn take(config: &Config, at: At, p: &Prediction<'_>, x: &mut [f32]) {
+    let values = x.iter_mut().zip(p.eps).zip(p.x0);
+    match (of_velocity(config), config.clip) {
+        (false, _) => x.copy_from_slice(p.eps),
+        (true, Clip::None) => values.for_each(|((x, eps), x0)| *x = at.signal * eps - at.noise * x0),
+        // Clipping does not change what was said.
+        (true, _) => values.for_each(|((x, eps), _)| *x = (eps - at.noise * *x) / at.signal),
+    }
 }
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
@@ -41,13 +64,17 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let end = if s.config.set_alpha_to_one { 1.0 } else { s.alpha_bar(0) };
     let next = s.schedule.next_timestep(place, s.config.parity);
     let a = s.alpha_bar(t).max(LEAST_ALPHA_BAR);
-    let (keep, add) = transfer(a, next.map_or(end, |next| s.alpha_bar(next)));
+    let config = s.config;
+    let (keep, add) = transfer(config, a, next.map_or(end, |next| s.alpha_bar(next)));
 
     let slot = |ago: usize| (s.index + 4 - ago) % 4 * values;
     let slots = [slot(0), slot(1), slot(2), slot(3)];
     let (noises, start) = s.history.split_at_mut(4 * values);
-    s.model.predict_each(s.x, At::new(t, a), &mut |range, x, p| {
-        noises[slots[0]..][range.clone()].copy_from_slice(p.eps);
+    let at = At::new(t, a);
+    s.model.predict_each(s.x, at, &mut |range, x, p| {
+        let said = &mut noises[slots[0]..][range.clone()];
+        said.copy_from_slice(x);
+        take(config, at, &p, said);
         let e = slots.map(|slot| &noises[slot..][range.clone()]);
         match index {
             0 => {
@@ -71,13 +98,14 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (keep, add) = match cut {
         true => {
             let stride = (s.schedule.alpha_bar().len() / s.steps()) as u32;
-            transfer(s.alpha_bar(second.saturating_add(stride)).max(LEAST_ALPHA_BAR), s.alpha_bar(second))
+            transfer(config, s.alpha_bar(second.saturating_add(stride)), s.alpha_bar(second))
         }
         false => (keep, add),
     };
     let (noises, start) = s.history.split_at(4 * values);
     s.model.predict_each(s.x, at, &mut |range, x, p| {
-        x.copy_from_slice(&start[range.clone()]);
-        mix(x, keep, [(add / 2.0, p.eps), (add / 2.0, &noises[slots[0]..][range])]);
+        take(config, at, &p, x);
+        // The end's first, as it lies in x.
+        mix(x, add / 2.0, [(keep, &start[range.clone()]), (add / 2.0, &noises[slots[0]..][range])]);
     })
 }

@@ -6,8 +6,8 @@
 //! `(e1 + 2 e2 + 2 e3 + e4) / 6`. Every e1 is kept for the multistep.
 //!
 //! Four evaluations in each of the first three steps, one in the others. A last step takes the multistep, of the order that the
-//! predictions so far allow, so runs of up to three steps begin with fewer Runge-Kutta steps (diffusers has none of these). Ends
-//! and zero terminal SNR are as in PLMS. Keeps x, a sum and four predictions.
+//! predictions so far allow, so runs of up to three steps begin with fewer Runge-Kutta steps (diffusers has none of these). Ends,
+//! velocities and zero terminal SNR are as in PLMS. Keeps x, a sum and four predictions.
 //!
 //! ```
 //! use unfog_core::sampler::find;
@@ -15,24 +15,20 @@
 //! ```
 
 use super::mix::mix;
+use super::plms::{take, transfer};
 use super::{At, Halt, Step};
-use crate::math::wide::sqrt;
 use crate::schedule::LEAST_ALPHA_BAR;
-
-/// Factors of x and of the noise from one alpha-bar to another.
-fn transfer(from: f32, to: f32) -> (f64, f64) {
-    let (a, a_to) = (f64::from(from.max(LEAST_ALPHA_BAR)), f64::from(to));
-    let keep = sqrt(a_to / a);
-    (keep, sqrt(1.0 - a_to) - keep * sqrt(1.0 - a))
-}
 
 pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (values, t) = (s.x.len(), s.timestep());
     let alpha_bar = |s: &Step<'_>, t: u32| s.alpha_bar(t).max(LEAST_ALPHA_BAR);
     let a = alpha_bar(s, t);
     let place = s.index % 4 * values;
-    let p = s.model.predict(s.x, At::new(t, a))?;
-    s.history[place..][..values].copy_from_slice(p.eps);
+    let (at, config) = (At::new(t, a), s.config);
+    let p = s.model.predict(s.x, at)?;
+    let said = &mut s.history[place..][..values];
+    said.copy_from_slice(s.x);
+    take(config, at, &p, said);
 
     let half = (s.schedule.alpha_bar().len() / s.steps() / 2) as u32;
     if let Some(&next) = s.schedule.timesteps().get(s.index + 1).filter(|_| s.done() < 3) {
@@ -45,25 +41,26 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
         // Where the noise so far leads, where it is predicted there, and how much that counts.
         let first = s.schedule.alpha_bar().get(t.saturating_sub(half) as usize).copied().unwrap_or(f32::NAN);
         let stages = [(first, middle, a_middle, 2.0), (a_middle, middle, a_middle, 2.0), (a_next, next, a_next, 1.0)];
-        let (keep, add) = transfer(a, stages[0].0);
+        let (keep, add) = transfer(config, a, stages[0].0);
         mix(s.x, keep, [(add, sum)]);
         for (i, (_, at, a_at, weight)) in stages.into_iter().enumerate() {
-            let p = s.model.predict(s.x, At::new(at, a_at))?;
-            mix(sum, 1.0, [(weight, p.eps)]);
+            let at = At::new(at, a_at);
+            let p = s.model.predict(s.x, at)?;
+            take(config, at, &p, s.x);
+            mix(sum, 1.0, [(weight, &*s.x)]);
             if let Some(&(to, ..)) = stages.get(i + 1) {
-                let (keep, add) = transfer(a, to);
-                s.x.copy_from_slice(start);
-                mix(s.x, keep, [(add, p.eps)]);
+                let (keep, add) = transfer(config, a, to);
+                mix(s.x, add, [(keep, start)]);
             }
         }
-        let (keep, add) = transfer(a, a_next);
+        let (keep, add) = transfer(config, a, a_next);
         s.x.copy_from_slice(start);
         mix(s.x, keep, [(add / 6.0, sum)]);
         return Ok(());
     }
     let end = if s.config.set_alpha_to_one { 1.0 } else { s.alpha_bar(0) };
     let next = s.schedule.next_timestep(s.index, s.config.parity);
-    let (keep, add) = transfer(a, next.map_or(end, |next| s.alpha_bar(next)));
+    let (keep, add) = transfer(config, a, next.map_or(end, |next| s.alpha_bar(next)));
     let e = |ago: usize| &s.history[(s.index + 4).wrapping_sub(ago) % 4 * values..][..values];
     let k = add / 24.0;
     match s.done() {

@@ -27,6 +27,13 @@ impl Fields {
         Self { file: self.file.clone(), map: defaults.iter().map(value).collect() }
     }
 
+    /// The same keys, some of them with other values.
+    pub(crate) fn with(&self, values: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        let mut fields = self.clone();
+        fields.map.extend(values.into_iter().map(|(key, value)| (key.into(), value)));
+        fields
+    }
+
     /// A text, number or truth as plain text: whole numbers without a fraction.
     pub(crate) fn plain(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;

@@ -150,6 +150,23 @@ pub(super) fn sampler(class: &str, fields: &Fields) -> Result<&'static Sampler> 
     Err(Error::failure(format!("a {class} with these options has no sampler here")))
 }
 
+/// The classes of networks that are not over alpha-bar: how their names begin.
+const OTHERS: [&str; 3] = ["EDM", "FlowMatch", "CMStochastic"];
+
+/// The config of a network over alpha-bar with a class that has `sampler` in place of its own, and with the keys that name it. The config's
+/// own class comes first. None where diffusers has no such class.
+pub(super) fn with_sampler(file: &Fields, sampler: &str) -> Option<Fields> {
+    let own = file.plain("_class_name");
+    let rows = || {
+        let known = |row: &&Row| !OTHERS.iter().any(|start| row.class.starts_with(start));
+        ROWS.iter().filter(known).filter(|row| row.sampler == sampler)
+    };
+    let row = rows().find(|row| Some(row.class) == own.as_deref()).or_else(|| rows().next())?;
+    let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let named = row.when.iter().filter_map(|(key, values)| Some((*key, value(values.first()?))));
+    Some(file.with(named.chain([("_class_name", Value::from(row.class))])))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

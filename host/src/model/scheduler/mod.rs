@@ -41,6 +41,8 @@ pub struct Scheduler {
     pub(crate) own: Option<Own>,
     /// The shift, where it depends on the size of the picture.
     pub(crate) dynamic: Option<Dynamic>,
+    /// The config itself, where it was read.
+    file: Option<Fields>,
 }
 
 /// How far the levels of a flow network are shifted for a picture of so many tokens (`use_dynamic_shifting`).
@@ -65,7 +67,7 @@ impl Dynamic {
 impl Scheduler {
     /// Settings that say all there is to say, as core takes them.
     pub(crate) fn of(config: Config, sampler: &'static Sampler, trained_betas: Option<Vec<f32>>) -> Self {
-        Self { config, sampler, trained_betas, own: None, dynamic: None }
+        Self { config, sampler, trained_betas, own: None, dynamic: None, file: None }
     }
 
     /// Reads the scheduler_config.json at `path`, with the defaults of its class.
@@ -124,7 +126,26 @@ impl Scheduler {
         refuse_what_is_missing(&fields)?;
         let dynamic = dynamic(class, &fields)?;
         let own = own(class, &fields, &config, sampler)?;
-        Ok(Self { config, sampler, trained_betas, own, dynamic })
+        Ok(Self { config, sampler, trained_betas, own, dynamic, file: Some(file.clone()) })
+    }
+
+    /// What the config says to the class of diffusers that has `sampler`, as its `from_config` takes it: the keys of that class that the
+    /// file has, and the class's defaults for the others. How predicted images are kept in range stays: it is the network's affair.
+    ///
+    /// The scheduler as it is where there is no such class, and for networks whose times or levels are of their own kind.
+    ///
+    /// # Errors
+    /// A value that the class can't take.
+    pub(crate) fn for_sampler(self, sampler: &Sampler) -> Result<Self> {
+        let own_kind = !self.config.prediction.is_over_alpha_bar() || self.own.is_some_and(Own::is_of_the_network);
+        let file = self.file.as_ref().filter(|_| !own_kind && sampler.name != self.sampler.name);
+        match file.and_then(|file| classes::with_sampler(file, sampler.name)) {
+            Some(fields) => {
+                let read = Self::read(&fields)?;
+                Ok(Self { config: Config { clip: self.config.clip, ..read.config }, ..read })
+            }
+            None => Ok(self),
+        }
     }
 }
 
@@ -393,6 +414,24 @@ mod tests {
         ] {
             assert!(read(text).unwrap_err().to_string().contains(name), "{text}");
         }
+    }
+
+    #[test]
+    fn a_named_sampler_reads_the_config_as_its_class() {
+        let of = |text: &str, name| read(text).unwrap().for_sampler(sampler::find(name).unwrap()).unwrap();
+        let pndm = r#"{"_class_name": "PNDMScheduler", "steps_offset": 1, "skip_prk_steps": true, "beta_end": 0.012}"#;
+        let single = of(pndm, "dpmpp-2s").config;
+        assert_eq!((single.spacing, single.steps_offset, single.beta_end), (Spacing::Linspace, 0, 0.012));
+        let deis = of(pndm, "deis-3");
+        assert_eq!((deis.config.sigmas.end, deis.config.steps_offset, deis.sampler.name), (End::Min, 1, "deis-3"));
+        // What no class of diffusers has, what the file's own has, and another family's network.
+        let flow = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
+        for (text, name) in [(pndm, "er-sde"), (pndm, "plms"), (flow, "dpmpp-2m")] {
+            assert_eq!(of(text, name).config, read(text).unwrap().config, "{name}");
+        }
+        // How images are kept in range is the network's affair.
+        let ddim = of(r#"{"_class_name": "DDIMScheduler"}"#, "dpmpp-2m").config;
+        assert_eq!((ddim.clip, ddim.spacing), (Clip::Range(1.0), Spacing::Linspace));
     }
 
     #[test]
