@@ -47,6 +47,9 @@ pub struct Control {
     pub image_sha256: String,
     /// How much it counted.
     pub scale: f32,
+    /// The part of the steps in which it did, if not all: where it began and ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<[f64; 2]>,
 }
 
 /// What a picture was made from, of a run of `edit`.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::image::{Picture, load};
 use crate::model::{EmbeddingChoice, LoraChoice, Model};
 use crate::recipe::Recipe;
-use crate::sample::{Edit, Event, Options, Setup, again};
+use crate::sample::{Edit, Event, Options, Setup, Share, again};
 use crate::settings::{self, parity, prediction};
 use crate::stop::Stop;
 use crate::tiles::Tile;
@@ -146,6 +146,10 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         controls: controls.iter().map(|control| (&control.model).into()).collect(),
         control_images: controls.iter().map(|control| (&control.image).into()).collect(),
         control_scales: controls.iter().map(|control| control.scale).collect(),
+        control_steps: controls
+            .iter()
+            .map(|control| control.steps.map_or(Share::ALL, |[start, end]| Share { start, end }))
+            .collect(),
         clip_skip: *clip_skip,
         edit: edit.as_ref().map(|edit| Edit {
             image: (&edit.image).into(),

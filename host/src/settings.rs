@@ -4,7 +4,7 @@ use unfog_core::config::{Config, ConfigError, Parity};
 use unfog_core::guidance::Guidance;
 use unfog_core::predict::PredictionType;
 use unfog_core::sampler::{self, Sampler};
-use unfog_core::schedule::{AlignYourSteps, Grid, Level, Schedule, SigmaTable};
+use unfog_core::schedule::{AlignYourSteps, Grid, Level, Schedule, SigmaTable, Spacing, fill_timesteps};
 
 use crate::backend::by_name;
 use crate::error::{Error, Result};
@@ -122,6 +122,9 @@ pub struct Wishes {
     pub guidance: Guidance,
     /// What the network predicts, where its scheduler's config is not to say.
     pub prediction: Option<PredictionType>,
+    /// Share of a consistency model's timesteps, the lowest ones, that a run's are chosen from: the strength of diffusers' LCMScheduler.
+    /// Other samplers take no notice of it.
+    pub strength: Option<f64>,
 }
 
 /// The settings of a chain.
@@ -133,6 +136,8 @@ pub struct Settings {
     pub sampler: &'static Sampler,
     /// The betas where the schedule is a list of them, otherwise room for as many.
     betas: Vec<f32>,
+    /// The timesteps, where they are not those of a spacing.
+    timesteps: Option<Vec<u32>>,
     /// What the scheduler's class does with the noise levels of the table.
     own: Option<Own>,
 }
@@ -209,9 +214,18 @@ impl Settings {
         let ancestral = sampler.name == sampler::DDPM.name;
         config.steps = wishes.steps.unwrap_or(if ancestral { all } else { all.min(DEFAULT_STEPS) });
         let betas = trained_betas.unwrap_or_default();
-        let settings = Self { config, sampler, betas, own };
+        let timesteps = wishes.strength.map(|strength| lowest(&config, sampler, strength)).transpose()?.flatten();
+        if timesteps.is_some() {
+            config.spacing = Spacing::Given;
+        }
+        let settings = Self { config, sampler, betas, timesteps, own };
         settings.tables()?;
         Ok(settings)
+    }
+
+    /// Whether [`Wishes::strength`] chose the timesteps: then all of them are made.
+    pub fn is_within_strength(&self) -> bool {
+        self.timesteps.is_some()
     }
 
     /// Whether core's own tables are all that a run needs.
@@ -260,7 +274,7 @@ impl Settings {
         self.config.validate().map_err(refused)?;
         let mut betas = self.betas.clone();
         betas.resize(self.config.train_steps, 0.0);
-        let timesteps = vec![0; self.config.steps];
+        let timesteps = self.timesteps.clone().unwrap_or_else(|| vec![0; self.config.steps]);
         let levels = vec![Level::default(); self.sampler.levels(self.config.steps)];
         let Self { config, sampler, own, .. } = *self;
         let own = own.filter(|_| sampler.grid != Grid::Chain);
@@ -268,6 +282,32 @@ impl Settings {
         tables.clone().fill().map_err(refused)?;
         Ok(tables)
     }
+}
+
+/// The timesteps of a run of LCM among the lowest that its network was distilled for: so many as make up the share `strength` of them.
+///
+/// # Errors
+/// A usage error where there are fewer than steps.
+fn lowest(config: &Config, sampler: &Sampler, strength: f64) -> Result<Option<Vec<u32>>> {
+    let Spacing::Consistency { original } = config.spacing else { return Ok(None) };
+    // What is no table is refused with all others.
+    if sampler.name != sampler::LCM.name || original == 0 || original as usize > config.train_steps {
+        return Ok(None);
+    }
+    // diffusers' rounding; the share is not negative, and at most 1.
+    let kept = (f64::from(original) * strength) as u32;
+    if config.steps > kept as usize {
+        let what =
+            format!("--strength {strength} leaves {kept} of the network's {original} timesteps, which is less than");
+        return Err(
+            Error::usage(format!("{what} --steps {}", config.steps)).hint("give fewer steps or a larger strength")
+        );
+    }
+    let stride = config.train_steps / original as usize;
+    let mut timesteps = vec![0; config.steps];
+    fill_timesteps(Spacing::Consistency { original: kept }, stride * kept as usize, 0, &mut timesteps)
+        .map_err(|e| Error::usage(e.to_string()))?;
+    Ok(Some(timesteps))
 }
 
 fn hint(e: ConfigError) -> String {

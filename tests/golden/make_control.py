@@ -94,6 +94,14 @@ CASES = [
     {"pipeline": "sd1", "controls": ["adapter-light"], "images": ["a"], "scales": [0.75], "prompt": "the green cat", "negative": "blurry"},
     {"pipeline": "sdxl", "unet": "unet-xl", "controls": ["adapter-xl"], "images": ["b"], "scales": [0.875],
      "prompt": "a drawing of the tree"},
+    # For a part of the run: PLMS makes 5 evaluations in 4 steps.
+    {"pipeline": "sd1", "controls": ["net-sd1"], "images": ["a"], "scales": [1.0], "shares": [[0.0, 0.5]], "prompt": "a blue dog"},
+    {"pipeline": "sd1", "controls": ["net-sd1", "net-sd2"], "images": ["a", "b"], "scales": [0.75, 0.5],
+     "shares": [[0.0, 0.6], [0.25, 1.0]], "prompt": "the green cat"},
+    {"pipeline": "sdxl", "controls": ["net-sdxl"], "images": ["a"], "scales": [0.75], "shares": [[0.5, 1.0]],
+     "prompt": "a drawing of the tree"},
+    {"pipeline": "sdxl", "unet": "unet-xl", "controls": ["adapter-xl"], "images": ["b"], "scales": [0.875], "shares": [[0.0, 0.5]],
+     "prompt": "a drawing of the tree"},
 ]
 
 
@@ -108,6 +116,8 @@ def run(case, noise, dtype, steered):
         parts |= {} if xl else {"requires_safety_checker": False}
         pipe = kind(**parts, adapter=net)
         more = {"image": images[0], "adapter_conditioning_scale": case["scales"][0]}
+        if "shares" in case:
+            more["adapter_conditioning_factor"] = case["shares"][0][1]
     elif steered:
         nets = [ControlNetModel.from_pretrained(FOLDER / name, torch_dtype=dtype) for name in case["controls"]]
         one = len(nets) == 1
@@ -115,6 +125,8 @@ def run(case, noise, dtype, steered):
         parts |= {"add_watermarker": False} if xl else {"requires_safety_checker": False}
         pipe = kind(**parts, controlnet=nets[0] if one else nets)
         more = {"image": images[0] if one else images, "controlnet_conditioning_scale": case["scales"][0] if one else case["scales"]}
+        starts, ends = zip(*case.get("shares", [[0.0, 1.0]] * len(nets)))
+        more |= {"control_guidance_start": list(starts), "control_guidance_end": list(ends)}
     pipe.set_progress_bar_config(disable=True)
     args = {"prompt": case["prompt"], "negative_prompt": case.get("negative"), "guidance_scale": case["guidance"],
             "num_inference_steps": case["steps"], "latents": noise.to(dtype), "height": 16, "width": 16}

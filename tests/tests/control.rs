@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use unfog::backend::{Kind, Request};
-use unfog::sample::Options;
+use unfog::sample::{Options, Share};
 use unfog_tests::TestResult;
 use unfog_tests::compare::{close, distance, same_bits};
 use unfog_tests::golden::{Golden, root};
@@ -47,10 +47,13 @@ fn model(case: &Value, folder: &Path) -> TestResult<PathBuf> {
 fn options(case: &Value, kind: Kind) -> TestResult<Options> {
     let texts = |key: &str| case[key].as_array().into_iter().flatten().filter_map(Value::as_str);
     let scales = case["scales"].as_array().into_iter().flatten().filter_map(Value::as_f64);
+    let ends = |share: &Value| Some(Share { start: share[0].as_f64()?, end: share[1].as_f64()? });
+    let shares = case["shares"].as_array().into_iter().flatten().filter_map(ends);
     Ok(Options {
         controls: texts("controls").map(file).collect(),
         control_images: texts("images").map(|name| file(&format!("{name}.png"))).collect(),
         control_scales: scales.map(|scale| scale as f32).collect(),
+        control_steps: shares.collect(),
         ..pipeline::options(case, kind)
     })
 }
@@ -67,10 +70,13 @@ fn controls_agree_with_diffusers() -> TestResult {
             let what = format!("{} on {}", case["controls"], kind.name());
             let options = Options { model: model.clone(), ..options(case, *kind)? };
             let scales = options.control_scales.clone();
+            let shares: Vec<_> = options.control_steps.iter().map(|share| Some([share.start, share.end])).collect();
             let (recipe, got) = latents(options, noise, &folder, &what)?;
             let far = close(&what, &got.values, &want.values, tolerance::pipeline(backend))?;
             println!("{what}: latents {far:.1e} apart");
             assert_eq!(recipe.controls.iter().map(|control| control.scale).collect::<Vec<_>>(), scales, "{what}");
+            let told: Vec<_> = recipe.controls.iter().filter_map(|c| c.steps.map(Some)).collect();
+            assert_eq!(told, shares, "{what}");
             let hashes = recipe.controls.iter().flat_map(|control| [&control.sha256, &control.image_sha256]);
             assert!(
                 hashes.clone().count() == 2 * scales.len() && hashes.clone().all(|hash| hash.len() == 64),
@@ -168,6 +174,8 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
         (Box::new(|o| o.controls = Vec::new()), "has no control of its own"),
         (Box::new(|o| o.control_scales = vec![1.0, 2.0]), "1 controls have 2 scales"),
         (Box::new(|o| o.control_scales = vec![f32::NAN]), "is no number"),
+        (Box::new(|o| o.control_steps = vec![Share::ALL; 2]), "1 controls have 2 parts of the steps"),
+        (Box::new(|o| o.control_steps = vec![Share { start: 0.5, end: 0.5 }]), "0.5:0.5 is no part of the steps"),
         (Box::new(|o| o.model = None), "none that pictures steer"),
     ];
     for (change, part) in cases {

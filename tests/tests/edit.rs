@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use unfog::backend::{Kind, Request};
 use unfog::cpu::CpuOptions;
 use unfog::image::{Picture, load};
-use unfog::sample::{Edit, Options, sample};
+use unfog::sample::{Edit, Options, Share, sample};
 use unfog::stop::Stop;
 use unfog_tests::TestResult;
 use unfog_tests::backend::{Backend, gpus};
@@ -38,13 +38,20 @@ fn options(case: &Value, folder: &Path, kind: Kind) -> TestResult<Options> {
     let edit = Edit {
         image: folder.join("picture.ppm"),
         strength: case["strength"].as_f64(),
-        mask: (case["kind"] == "Inpaint").then(|| folder.join("mask.pgm")),
+        mask: case["kind"].as_str().is_some_and(|kind| kind.contains("Inpaint")).then(|| folder.join("mask.pgm")),
         image_guidance: case["image_guidance"].as_f64().map(|g| g as f32),
         noise_level: case["noise_level"].as_u64().map(|n| n as u32),
         ..Edit::default()
     };
+    let control = case["control"].as_str();
+    let share =
+        case["share"].as_array().and_then(|ends| Some(Share { start: ends[0].as_f64()?, end: ends[1].as_f64()? }));
     Ok(Options {
         model: Some(model(case, folder)?),
+        controls: control.map(|name| root().join("tests/golden/edit").join(name)).into_iter().collect(),
+        control_images: control.map(|_| folder.join("hint.ppm")).into_iter().collect(),
+        control_scales: case["scale"].as_f64().map(|scale| scale as f32).into_iter().collect(),
+        control_steps: share.into_iter().collect(),
         prompt: text("prompt"),
         negative: text("negative"),
         sampler: text("sampler"),
@@ -70,8 +77,8 @@ fn agree(backend: &Backend, kind: Kind, all: bool) -> TestResult {
     let mut seen = Vec::new();
     for (number, case) in golden.cases().iter().enumerate() {
         let what = format!("{number}: {case} on {}", kind.name());
-        let sort = [&case["parts"], &case["kind"]];
-        let other_sampler = ["single", "deis", "turbo"].iter().any(|parts| case["parts"] == *parts);
+        let sort = [&case["parts"], &case["kind"], &case["control"]];
+        let other_sampler = ["single", "deis", "turbo", "lms"].iter().any(|parts| case["parts"] == *parts);
         if !all && (seen.contains(&sort) || other_sampler || case["kind"] == "") {
             continue;
         }
@@ -79,6 +86,9 @@ fn agree(backend: &Backend, kind: Kind, all: bool) -> TestResult {
         write_noise(&folder.join("noise"), golden.part(number, "noise")?)?;
         write_picture(&folder.join("picture.ppm"), golden.part(number, "picture")?)?;
         write_picture(&folder.join("mask.pgm"), golden.part(number, "mask")?)?;
+        if case["control"].is_string() {
+            write_picture(&folder.join("hint.ppm"), golden.part(number, "hint")?)?;
+        }
         let options = Options { noise_in: Some(folder.join("noise")), ..options(case, &folder, kind)? };
         let (recipe, far, most) = compare(&what, options, &folder, &golden, number, tolerance::edit(backend))?;
         let command = if recipe.edit.is_some() { "edit" } else { "sample" };
@@ -215,6 +225,7 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
     overlay(&pipeline("sd1"), &decoder)?;
     strip_encoder(&decoder.join("vae/diffusion_pytorch_model.safetensors"))?;
     let inpaint = model(&json!({"pipeline": "sd2", "parts": "inpaint"}), &folder)?;
+    let consistency = model(&json!({"pipeline": "sd1", "parts": "consistency"}), &folder)?;
     let text = |model: &Path| Options { model: Some(model.into()), prompt: Some("a cat".into()), ..options.clone() };
     let refusals = [
         (with(&options, |edit| edit.image = folder.join("nowhere.png")), 1, "nowhere.png"),
@@ -228,6 +239,7 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
         (Options { size: Some((18, 16)), ..text(&pipeline("sd1")) }, 2, "multiple"),
         (text(&decoder), 1, "encoder."),
         (text(&inpaint), 2, "give --mask IMAGE"),
+        (with(&text(&consistency), |edit| edit.strength = Some(0.1)), 2, "leaves 5 of the network's 50 timesteps"),
         (Options { edit: None, ..text(&inpaint) }, 2, "use unfog edit IMAGE"),
     ];
     for (options, code, part) in refusals {

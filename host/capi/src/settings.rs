@@ -9,13 +9,14 @@ use unfog::settings::parity;
 use unfog::{Error, Result};
 
 /// The options that can be set.
-const NAMES: [&str; 34] = [
+const NAMES: [&str; 35] = [
     "prompt",
     "lora",
     "embedding",
     "control",
     "control-image",
     "control-scale",
+    "control-steps",
     "clip-skip",
     "class",
     "negative",
@@ -69,6 +70,7 @@ fn set_text(options: &mut Options, name: &str, value: &str) -> Result<()> {
         "lora" => options.loras.push(value.parse()?),
         "embedding" => options.embeddings.push(value.parse()?),
         "control-scale" => options.control_scales.push(number(name, value)?),
+        "control-steps" => options.control_steps.push(value.parse()?),
         "clip-skip" => options.clip_skip = Some(number(name, value)?),
         "class" => options.class = Some(value.into()),
         "negative" => options.negative = Some(value.into()),
@@ -156,6 +158,7 @@ mod tests {
             let mut options = Options::default();
             let value = match name {
                 "size" => c"24x16",
+                "control-steps" => c"0:0.5",
                 "parity" => c"table",
                 "backend" => c"reference",
                 "precision" => c"f16",

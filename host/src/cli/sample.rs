@@ -8,7 +8,7 @@ use unfog::Result;
 use unfog::backend::Request;
 use unfog::model::{EmbeddingChoice, LoraChoice};
 use unfog::recipe::Recipe;
-use unfog::sample::{Event, Generator, Options, sample};
+use unfog::sample::{Event, Generator, Options, Share, sample};
 use unfog::settings::{parity, prediction};
 use unfog::stop::Stop;
 use unfog::tiles::Tile;
@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// How much the control counts: once, or for each --control [default: 1]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     control_scale: Vec<f32>,
+    /// Part of the steps in which the control counts, as in 0:0.5: once, or for each --control [default: 0:1]
+    #[arg(long, value_name = "START:END")]
+    control_steps: Vec<Share>,
     /// Layers at the end of the text encoders to leave out [default: 0]
     #[arg(long, value_name = "N")]
     clip_skip: Option<u32>,
@@ -160,6 +163,7 @@ pub(crate) fn options(args: &Args) -> Result<Options> {
         controls: args.control.clone(),
         control_images: args.control_image.clone(),
         control_scales: args.control_scale.clone(),
+        control_steps: args.control_steps.clone(),
         clip_skip: args.clip_skip,
         tokenizer: args.tokenizer.clone(),
         prediction: args.prediction.as_deref().map(prediction).transpose()?,

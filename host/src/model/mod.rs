@@ -54,7 +54,7 @@ use source::{FileKind, Source};
 /// The pipelines whose way from noise to picture is the one of this library.
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
 /// The pipelines around a `UNet2DConditionModel`.
-const TEXT_PIPELINES: [&str; 14] = [
+const TEXT_PIPELINES: [&str; 17] = [
     "StableDiffusionPipeline",
     "StableDiffusionXLPipeline",
     "StableDiffusionControlNetPipeline",
@@ -65,7 +65,10 @@ const TEXT_PIPELINES: [&str; 14] = [
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionControlNetInpaintPipeline",
+    "StableDiffusionXLControlNetInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
     "StableDiffusionUpscalePipeline",
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
@@ -394,6 +397,18 @@ impl Model {
         let Some(index) = read_index(&self.name, self.origin.index()?, &known_pipelines())? else { return Ok(false) };
         let xl = index.text("_class_name", "")?.starts_with("StableDiffusionXL");
         index.bool("force_zeros_for_empty_prompt", xl)
+    }
+
+    /// Whether the model's pipeline is one of latent consistency models: edits choose their timesteps by a rule of its own.
+    pub(crate) fn is_of_consistency(&self) -> Result<bool> {
+        let index = read_index(&self.name, self.origin.index()?, &known_pipelines())?;
+        index.map_or(Ok(false), |index| Ok(index.text("_class_name", "")?.starts_with("LatentConsistencyModel")))
+    }
+
+    /// Whether a picture that is to be changed is told in the scale of the latents (`is_cosxl_edit`).
+    pub(crate) fn scales_what_it_edits(&self) -> Result<bool> {
+        let index = read_index(&self.name, self.origin.index()?, &known_pipelines())?;
+        index.map_or(Ok(false), |index| index.bool("is_cosxl_edit", false))
     }
 
     /// The network for samples of `h` rows and `w` columns, without weights; one of texts for as many tokens as one run of a text encoder

@@ -8,7 +8,9 @@ use unfog_core::nn::model::controlnet::{self, PREFIXES};
 use unfog_core::nn::model::unet2d_condition::Beside;
 use unfog_core::nn::weights::WeightData;
 
+use super::generate::evaluations;
 use super::options::Options;
+use super::phases::{Phases, Share};
 use super::setup::{Setup, Shape};
 use crate::backend::{Backend, Request};
 use crate::error::{Error, Result};
@@ -27,6 +29,7 @@ pub(super) struct Choice {
     folder: PathBuf,
     image: PathBuf,
     scale: f32,
+    steps: Share,
 }
 
 impl Choice {
@@ -61,6 +64,14 @@ impl Choice {
         if let Some(scale) = scales.iter().find(|scale| !scale.is_finite()) {
             return Err(Error::usage(format!("--control-scale {scale} is no number")));
         }
+        let steps = &options.control_steps;
+        if steps.len() > 1 && steps.len() != folders.len() || folders.is_empty() && !steps.is_empty() {
+            return Err(Error::usage(format!("{} controls have {} parts of the steps", folders.len(), steps.len()))
+                .hint("give one --control-steps for all, or each its own"));
+        }
+        if let Some(Share { start, end }) = steps.iter().find(|share| !share.is_valid()) {
+            return Err(Error::usage(format!("--control-steps {start}:{end} is no part of the steps")));
+        }
         if folders.len() > PREFIXES.len() {
             return Err(Error::usage(format!(
                 "{} controls are too many; {} are the most",
@@ -73,8 +84,13 @@ impl Choice {
             return Err(Error::usage(what).hint("give one of Stable Diffusion's pipelines"));
         }
         let scale = |i: usize| scales.get(i).or(scales.first()).copied().unwrap_or(1.0);
+        let share = |i: usize| steps.get(i).or(steps.first()).copied().unwrap_or(Share::ALL);
         let pairs = folders.into_iter().zip(images).enumerate();
-        Ok(pairs.map(|(i, (folder, image))| Self { folder, image: image.clone(), scale: scale(i) }).collect())
+        let one = |(i, (folder, image)): (usize, (PathBuf, &PathBuf))| {
+            let (image, scale, steps) = (image.clone(), scale(i), share(i));
+            Self { folder, image, scale, steps }
+        };
+        Ok(pairs.map(one).collect())
     }
 }
 
@@ -134,12 +150,27 @@ impl Controls {
         self.all.is_empty()
     }
 
+    /// Whether one counts in a part of the steps alone.
+    fn is_partial(&self) -> bool {
+        self.all.iter().any(|one| one.choice.steps != Share::ALL)
+    }
+
+    /// Which of them count in which evaluation of the run.
+    ///
+    /// # Errors
+    /// Those of the chain.
+    pub(super) fn phases(&self, setup: &Setup) -> Result<Phases> {
+        let shares: Vec<Share> = self.all.iter().map(|one| one.choice.steps).collect();
+        Ok(Phases::new(&shares, if self.is_partial() { evaluations(setup)? } else { 1 }))
+    }
+
     /// The network of `model` with the controls in it; reads their weights.
     ///
     /// # Errors
     /// Those of [`Model::network`] and of the weights.
     pub(super) fn network(&mut self, model: &Model, setup: &Setup, tokens: u32) -> Result<Network> {
-        let beside = Beside { controls: &self.nets, features: self.features };
+        let gated = self.is_partial();
+        let beside = Beside { controls: &self.nets, gated, features: self.features };
         let network = model.network_beside(setup.height, setup.width, tokens, beside)?;
         for (one, prefix) in self.all.iter().filter(|one| one.control.net().is_some()).zip(PREFIXES) {
             let part = network.part(prefix);
@@ -162,38 +193,35 @@ impl Controls {
         network.names().iter().filter_map(one).collect()
     }
 
-    /// What the conditions hold of the pictures, after everything else: the features of all adapters, and the hint of each ControlNet.
-    /// Runs the networks that make them on the backend that `request` names.
+    /// What each control makes of its picture. Runs the networks that make it on the backend that `request` names.
     ///
     /// # Errors
     /// Those of the backend; [`Error::interrupted`].
-    pub(super) fn hints(&self, request: &Request, stop: &Stop) -> Result<Vec<f32>> {
-        let (mut features, mut hints) = (vec![Vec::new(); self.features], Vec::new());
+    pub(super) fn hints(&self, request: &Request, stop: &Stop) -> Result<Hints> {
+        let mut of = Vec::new();
         for one in &self.all {
-            let net = one.control.net().is_some();
-            for (i, (network, weights)) in one.hints.iter().enumerate() {
+            let net = one.control.net();
+            let mut features = Vec::new();
+            for (network, weights) in &one.hints {
                 stop.check()?;
                 let data = weights.data();
                 let mut backend = Backend::open(request, network.graph(), &data, stop)?;
                 let mut planar = memory::vec(backend.out_len(), 0.0)?;
                 backend.predict(&one.picture, 0.0, &[Cond::None], &mut planar)?;
                 let graph = network.graph();
-                let values = interleaved(&planar, graph.shape(graph.output).c as usize)?;
-                if net {
-                    memory::extend(&mut hints, &values)?;
-                    continue;
+                let mut values = interleaved(&planar, graph.shape(graph.output).c as usize)?;
+                if net.is_none() {
+                    values.iter_mut().for_each(|v| *v *= one.choice.scale);
                 }
-                // Several adapters' features are added up.
-                let sum: &mut Vec<f32> = &mut features[i];
-                memory::resize(sum, values.len(), 0.0)?;
-                sum.iter_mut().zip(&values).for_each(|(sum, v)| *sum += v * one.choice.scale);
+                features.push(values);
             }
+            let gate = net.filter(|_| self.is_partial()).map_or(0, |net| net.widest() as usize);
+            of.push(match net {
+                Some(_) => Hint::Net(features.into_iter().next().unwrap_or_default(), gate),
+                None => Hint::Adapter(features),
+            });
         }
-        let mut all = Vec::new();
-        for values in features.iter().chain([&hints]) {
-            memory::extend(&mut all, values)?;
-        }
-        Ok(all)
+        Ok(Hints { of, features: self.features })
     }
 
     /// Starts to compute the fingerprint of each control's weights and picture.
@@ -210,14 +238,62 @@ impl Controls {
     /// What a recipe says of them, but for the fingerprints.
     pub(super) fn recipe(&self) -> Vec<recipe::Control> {
         let text = |path: &Path| path.display().to_string();
-        let one = |Choice { folder, image, scale }: &Choice| recipe::Control {
+        let one = |Choice { folder, image, scale, steps }: &Choice| recipe::Control {
             model: text(folder),
             sha256: String::new(),
             image: text(image),
             image_sha256: String::new(),
             scale: *scale,
+            steps: (*steps != Share::ALL).then_some([steps.start, steps.end]),
         };
         self.all.iter().map(|control| one(&control.choice)).collect()
+    }
+}
+
+/// What one control makes of its picture.
+enum Hint {
+    /// Of a ControlNet: its hint, and the channels that the condition says how much it counts in; 0 if it doesn't say.
+    Net(Vec<f32>, usize),
+    /// The features of an adapter.
+    Adapter(Vec<Vec<f32>>),
+}
+
+/// What the controls of a run make of their pictures.
+pub(super) struct Hints {
+    of: Vec<Hint>,
+    /// How many features are added.
+    features: usize,
+}
+
+impl Hints {
+    /// What a condition holds of them where those count that `on` says: the features of all adapters, and in its end the hint of each
+    /// ControlNet.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub(super) fn told(&self, on: &[bool]) -> Result<[Vec<f32>; 2]> {
+        let (mut sums, mut nets) = (vec![Vec::<f32>::new(); self.features], Vec::new());
+        for (hint, &on) in self.of.iter().zip(on) {
+            let factor = if on { 1.0 } else { 0.0 };
+            match hint {
+                Hint::Net(values, gate) => {
+                    memory::extend(&mut nets, values)?;
+                    memory::extend(&mut nets, &vec![factor; *gate])?;
+                }
+                // Several adapters' features are added up.
+                Hint::Adapter(features) => {
+                    for (sum, values) in sums.iter_mut().zip(features) {
+                        memory::resize(sum, values.len(), 0.0)?;
+                        sum.iter_mut().zip(values).for_each(|(sum, v)| *sum += factor * v);
+                    }
+                }
+            }
+        }
+        let mut features = Vec::new();
+        for sum in &sums {
+            memory::extend(&mut features, sum)?;
+        }
+        Ok([features, nets])
     }
 }
 

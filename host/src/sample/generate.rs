@@ -106,19 +106,33 @@ fn step_failed(e: RunError<Error>) -> Error {
     }
 }
 
-/// Draws of noise that a run makes, counted on a network that predicts nothing.
+/// Draws of noise that a run makes.
 ///
 /// # Errors
 /// Those of the chain.
 pub fn draws(setup: &Setup) -> Result<u32> {
+    rehearse(setup).map(|(draws, _)| draws)
+}
+
+/// Evaluations of the network that a batch takes.
+///
+/// # Errors
+/// Those of the chain.
+pub(super) fn evaluations(setup: &Setup) -> Result<usize> {
+    rehearse(setup).map(|(_, evaluations)| evaluations)
+}
+
+/// Draws and evaluations, counted on a network that predicts nothing.
+fn rehearse(setup: &Setup) -> Result<(u32, usize)> {
     struct Nothing(usize);
     impl Denoise for Nothing {
         type Error = Error;
         fn out_len(&self) -> usize {
-            self.0
+            2
         }
         fn predict(&mut self, _: &[f32], _: f32, _: &[Cond], out: &mut [f32]) -> Result<()> {
             out.fill(0.0);
+            self.0 += 1;
             Ok(())
         }
     }
@@ -142,6 +156,7 @@ pub fn draws(setup: &Setup) -> Result<u32> {
         Some(plan) => _ = chain.begin(plan.step, plan.draws.count, &[0.0]),
         None => chain.init(&mut Silence).map_err(noise_failed)?,
     }
-    while chain.step(&mut Nothing(2), &mut Silence).map_err(step_failed)?.is_some() {}
-    Ok(chain.draws())
+    let mut network = Nothing(0);
+    while chain.step(&mut network, &mut Silence).map_err(step_failed)?.is_some() {}
+    Ok((chain.draws(), network.0))
 }

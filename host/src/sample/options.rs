@@ -7,6 +7,7 @@ use unfog_core::predict::PredictionType;
 
 use super::edit::Edit;
 use super::noise::Generator;
+use super::phases::Share;
 use crate::backend::Request;
 use crate::model::{EmbeddingChoice, LoraChoice};
 use crate::tiles::Tile;
@@ -28,6 +29,8 @@ pub struct Options {
     pub control_images: Vec<PathBuf>,
     /// How much each of them counts, or all; 1 if absent.
     pub control_scales: Vec<f32>,
+    /// The part of the steps in which each of them counts, or all; the whole run if absent.
+    pub control_steps: Vec<Share>,
     /// How many layers at the end of the text encoders are left out; 0 if absent.
     pub clip_skip: Option<u32>,
     /// The folder of the model's tokenizer, where it brings none: one, or a model's with `tokenizer` and `tokenizer_2`.
@@ -95,6 +98,7 @@ impl Default for Options {
             controls: Vec::new(),
             control_images: Vec::new(),
             control_scales: Vec::new(),
+            control_steps: Vec::new(),
             clip_skip: None,
             tokenizer: None,
             prediction: None,

@@ -7,6 +7,7 @@ use super::controls::Controls;
 use super::decode::Decoder;
 use super::edit::{Encoder, Kind, Plan, Start};
 use super::options::Options;
+use super::phases::Phased;
 use super::prompt::Prompts;
 use super::setup::Setup;
 use super::stages::{Clock, Stage};
@@ -116,11 +117,9 @@ pub(super) fn produce(
     let beside = Request { precision: request.precision.min(Precision::F16), ..request.clone() };
     let picture = [setup.picture.width, setup.picture.height];
     let mut clock = Clock::start();
-    let mut conditions = prompts.as_ref().map(|prompts| prompts.encode(&beside, picture, stop)).transpose()?;
+    let conditions = prompts.as_ref().map(|prompts| prompts.encode(&beside, picture, stop)).transpose()?;
     let hints = controls.hints(&beside, stop)?;
-    for condition in conditions.iter_mut().flatten() {
-        memory::extend(condition, &hints)?;
-    }
+    let phases = controls.phases(setup)?;
     if prompts.is_some() {
         clock.took(Stage::Texts, report);
     }
@@ -137,22 +136,28 @@ pub(super) fn produce(
     let narrowed = Narrowed::new(&request, network, &data)?;
     let data = narrowed.data(&data);
     let mut backend = open::open(&request, network.graph(), &data, stop, report)?;
-    let loaded = match (&prompts, &conditions) {
-        (Some(prompts), Some(conditions)) => {
-            let mut load = |values: &[f32]| match &mut start {
-                Some(start) => start.load(values, &mut backend),
-                None => backend.load_embedding(values),
-            };
-            let mut loaded = prompts.load(conditions, &mut load)?;
-            // Guided by text and picture: beside the wanted condition none of them, and the picture alone.
-            if let (Some(other), Some(start)) = (prompts.other(), start.as_ref().filter(|start| start.instructs())) {
-                let none = conditions.get(other).map(|values| start.load_without(values, &mut backend)).transpose()?;
-                loaded.others = [none, loaded.others.into_iter().flatten().next()];
-            }
-            Some(loaded)
+    let (mut loaded, mut count) = (None, 0);
+    for (number, kind) in phases.kinds().iter().enumerate() {
+        let (Some(prompts), Some(conditions)) = (&prompts, &conditions) else { break };
+        let [features, hints] = hints.told(kind)?;
+        let mut hand = |parts: &[&[f32]]| {
+            count += u32::from(number == 0);
+            backend.load_embedding(&joined(parts)?)
+        };
+        let conditions = conditions.iter().map(|condition| joined(&[condition, &features]));
+        let conditions = conditions.collect::<Result<Vec<_>>>()?;
+        let mut load = |values: &[f32]| match &mut start {
+            Some(start) => start.load(values, &hints, &mut hand),
+            None => hand(&[values, &hints]),
+        };
+        let mut of_kind = prompts.load(&conditions, &mut load)?;
+        // Guided by text and picture: beside the wanted condition none of them, and the picture alone.
+        if let (Some(other), Some(start)) = (prompts.other(), start.as_ref().filter(|start| start.instructs())) {
+            let none = conditions.get(other).map(|values| start.load_without(values, &hints, &mut hand)).transpose()?;
+            of_kind.others = [none, of_kind.others.into_iter().flatten().next()];
         }
-        _ => None,
-    };
+        loaded.get_or_insert(of_kind);
+    }
     let setup = &Setup { loaded, start: start.map(Arc::new), ..setup.clone() };
     clock.took(Stage::Opening, report);
     let recipe = recipe(options, setup, model, (words, &controls), backend.describe());
@@ -160,7 +165,8 @@ pub(super) fn produce(
 
     let mut latents = Vec::new();
     let mut steps = |done, total| report(Event::Steps(done, total));
-    generate(setup, model, &mut backend, &source, stop, &mut steps, &mut |made| {
+    let mut network = Phased::new(&mut backend, phases, count);
+    generate(setup, model, &mut network, &source, stop, &mut steps, &mut |made| {
         let (first, values) = match made {
             Made::Step(step, x0) => return sink.glimpse(step, x0),
             Made::Images(first, values) => (first, values),
@@ -179,6 +185,13 @@ pub(super) fn produce(
     decoder.run(setup, &beside, &mut latents, stop, &mut decoded, sink)?;
     clock.took(Stage::Decoding, report);
     Ok(())
+}
+
+/// Values one after the other.
+fn joined(parts: &[&[f32]]) -> Result<Vec<f32>> {
+    let mut values = memory::room(parts.iter().map(|part| part.len()).sum())?;
+    parts.iter().for_each(|part| values.extend_from_slice(part));
+    Ok(values)
 }
 
 /// Whether weights that a run changes are held in half floats: where kernels are to have no more bits anyway.

@@ -6,7 +6,7 @@ use unfog_core::denoise::Cond;
 use unfog_core::guidance::{Classifier, Guidance, Rule};
 
 use super::controls;
-use super::edit::{Given, Kind, Plan, Start, image_guidance, noise_level, own_size};
+use super::edit::{Given, Kind, Plan, Start, image_guidance, noise_level, own_size, strength};
 use super::guidance::Guided;
 use super::noise::Generator;
 use super::options::Options;
@@ -110,9 +110,6 @@ impl Setup {
         }
         let multiple = autoencoder.as_ref().map_or(1, |autoencoder| autoencoder.multiples()[1]);
         let kind = Kind::of(model, autoencoder.as_ref())?;
-        if kind != Kind::Noised && !options.controls.is_empty() {
-            return Err(Error::usage("--control is not for models that are given a picture with the noisy one"));
-        }
         let given = options.edit.as_ref().map(Given::read).transpose()?;
         let size = match (options.size, &given) {
             // A model of pixels knows pictures of its own size.
@@ -150,16 +147,19 @@ impl Setup {
             tokens: (width / model.patch()).checked_mul(height / model.patch()),
             guidance: guided.guidance,
             prediction: options.prediction,
+            strength: within_strength(model, options, kind)?,
         };
         let settings = Settings::new(scheduler, &wishes)?;
         let plan = match (&options.edit, &given) {
             (Some(edit), Some(given)) => {
-                let steps = settings.config.steps;
+                let steps = (settings.config.steps, settings.is_within_strength());
                 let (shape, noise) = match kind {
                     Kind::Upscale => (Shape { width, height, ..picture }, Some(noise_level(model, edit)?)),
                     _ => (picture, None),
                 };
-                Some(Plan::new(edit, given, kind, autoencoder.as_ref(), noise, shape, steps)?)
+                let mut plan = Plan::new(edit, given, kind, autoencoder.as_ref(), noise, shape, steps)?;
+                plan.scaled = model.scales_what_it_edits()?;
+                Some(plan)
             }
             _ if kind != Kind::Noised => {
                 return Err(Error::usage(format!("the model {} makes a picture of another", model.name()))
@@ -223,6 +223,16 @@ impl Setup {
             others.into_iter().flatten().for_each(|cond| conds.extend(std::iter::repeat_n(cond, n)));
         }
         conds
+    }
+}
+
+/// The strength of an edit by LCM's own rule, as diffusers' pipelines of consistency models have it; none for any other edit.
+fn within_strength(model: &Model, options: &Options, kind: Kind) -> Result<Option<f64>> {
+    match &options.edit {
+        Some(edit) if kind == Kind::Noised && edit.mask.is_none() && model.is_of_consistency()? => {
+            strength(edit, kind).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

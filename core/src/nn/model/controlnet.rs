@@ -10,7 +10,7 @@ use super::condition_net::{Net, Skips, Told};
 use super::layers::{Layers, Style, path};
 use super::{ConfigError, MAX_LEVELS, check_numbers, check_size, unet2d_condition};
 use crate::nn::graph::{Graph, GraphBuilder, Input, TensorId, WeightNames};
-use crate::nn::op::{Act, Conv2d, GroupNorm, Shape};
+use crate::nn::op::{Act, Conv2d, GroupNorm, Modulate, Op, Shape};
 
 /// How the names of the weights of each control of a graph begin.
 pub const PREFIXES: [&str; 4] = ["controlnet.", "controlnet_1.", "controlnet_2.", "controlnet_3."];
@@ -32,11 +32,16 @@ impl Config {
         1 << self.embedding.len().saturating_sub(1)
     }
 
-    /// Whether it steers a network of `config`: it sees the same, and its layers make the same skip connections.
+    /// Channels of its widest level.
+    pub fn widest(&self) -> u32 {
+        self.net.levels.iter().map(|level| level.channels).max().unwrap_or(0)
+    }
+
+    /// Whether it steers a network of `config`: it sees the same noisy image, and its layers make the same skip connections.
     pub fn fits(&self, config: &unet2d_condition::Config) -> bool {
         let own = &self.net;
         let (levels, others) = (own.levels.iter(), config.levels.iter());
-        own.in_channels == config.in_channels
+        own.in_channels == config.sample_channels()
             && !own.simple
             && !config.simple
             && own.levels.len() == config.levels.len()
@@ -86,40 +91,55 @@ pub fn hint<'a>(
     Ok(layers.g.finish(x))
 }
 
-/// Adds a control to a graph: its way down, beginning with the network's `sample`, and what it adds to the network's `skips` and to `x`,
-/// what the network's middle made. Returns the sum with the latter.
-pub(super) fn steer<'a>(
-    config: &Config,
-    prefix: &str,
-    told: &Told,
-    sample: TensorId,
-    (mut g, names): (GraphBuilder<'a>, WeightNames<'_>),
-    skips: &mut Skips,
-    x: TensorId,
-) -> Result<(GraphBuilder<'a>, TensorId), ConfigError> {
-    let net = &config.net;
-    let Shape { h, w, .. } = g.shape(sample);
-    net.check([h, w], 1)?;
-    let first = net.levels.first().ok_or(ConfigError::Levels)?;
-    let hint = g.input(Input::Embedding, Shape::new(h, w, first.channels))?;
-    let mut prefixed = |name: &str| {
-        let name = path(format_args!("{prefix}{name}")).map_err(|_| ())?;
-        names(&name)
-    };
-    let mut net = Net::new(net, g, &mut prefixed, told)?;
-    let own = net.enter(sample, Some(hint))?;
-    let (own, own_skips) = net.down(own, &[])?;
-    let own = net.mid_block(own)?;
-    if own_skips.len() != skips.len() {
-        return Err(ConfigError::Levels);
+/// A control of a graph.
+pub(super) struct Control<'c> {
+    pub(super) config: &'c Config,
+    /// How the names of its weights begin.
+    pub(super) prefix: &'c str,
+    /// Whether the condition says how much it counts.
+    pub(super) gated: bool,
+}
+
+impl Control<'_> {
+    /// Adds it to a graph: its way down, beginning with the network's `sample`, and what it adds to the network's `skips` and to `x`,
+    /// what the network's middle made. Returns the sum with the latter.
+    pub(super) fn steer<'a>(
+        &self,
+        told: &Told,
+        sample: TensorId,
+        (mut g, names): (GraphBuilder<'a>, WeightNames<'_>),
+        skips: &mut Skips,
+        x: TensorId,
+    ) -> Result<(GraphBuilder<'a>, TensorId), ConfigError> {
+        let Self { config, prefix, gated } = *self;
+        let net = &config.net;
+        let Shape { h, w, .. } = g.shape(sample);
+        net.check([h, w], 1)?;
+        let first = net.levels.first().ok_or(ConfigError::Levels)?;
+        let hint = g.input(Input::Embedding, Shape::new(h, w, first.channels))?;
+        let gate = gated.then(|| g.input(Input::Embedding, Shape::vector(config.widest()))).transpose()?;
+        let mut prefixed = |name: &str| {
+            let name = path(format_args!("{prefix}{name}")).map_err(|_| ())?;
+            names(&name)
+        };
+        let mut net = Net::new(net, g, &mut prefixed, told)?;
+        let own = net.enter(sample, Some(hint))?;
+        let (own, own_skips) = net.down(own, &[])?;
+        let own = net.mid_block(own)?;
+        if own_skips.len() != skips.len() {
+            return Err(ConfigError::Levels);
+        }
+        let mut add = |name: &str, own: TensorId, to: TensorId| {
+            let c = net.layers.g.shape(own).c;
+            let Some(gate) = gate else { return net.layers.conv(name, Conv2d::linear(c, c), own, [None, Some(to)]) };
+            let own = net.layers.conv(name, Conv2d::linear(c, c), own, [None; 2])?;
+            let gated = Op::Modulate(Modulate { factor: 0.0, scale: Some(0), shift: None });
+            Ok(net.layers.g.node(gated, [Some(own), Some(gate), Some(to)], [None; 2])?)
+        };
+        for (k, (own, skip)) in own_skips.iter().zip(skips.iter_mut()).enumerate() {
+            *skip = add(&path(format_args!("controlnet_down_blocks.{k}"))?, *own, *skip)?;
+        }
+        let x = add("controlnet_mid_block", own, x)?;
+        Ok((net.layers.g, x))
     }
-    let mut add = |name: &str, own: TensorId, to: TensorId| {
-        let c = net.layers.g.shape(own).c;
-        net.layers.conv(name, Conv2d::linear(c, c), own, [None, Some(to)])
-    };
-    for (k, (own, skip)) in own_skips.iter().zip(skips.iter_mut()).enumerate() {
-        *skip = add(&path(format_args!("controlnet_down_blocks.{k}"))?, *own, *skip)?;
-    }
-    let x = add("controlnet_mid_block", own, x)?;
-    Ok((net.layers.g, x))
 }

@@ -11,7 +11,8 @@
 //!    `[projection_class_embeddings_input_dim]`;
 //! 5. for each feature of [T2I adapters](super::t2i_adapter), its values `[h, w, channels]`;
 //! 6. the channels that are concatenated to the noisy image ([`Config::condition_channels`]), `[h, w, condition_channels]`;
-//! 7. for each [control](super::controlnet), its hint `[h, w, channels]`.
+//! 7. for each [control](super::controlnet), its hint `[h, w, channels]`; and where they are [`Beside::gated`], how much it counts, once for
+//!    each channel of its [widest](controlnet::Config::widest) level.
 
 use heapless::Vec;
 
@@ -207,6 +208,8 @@ impl Config {
 pub struct Beside<'b> {
     /// ControlNets.
     pub controls: &'b [controlnet::Config],
+    /// Whether the condition says how much each of them counts.
+    pub gated: bool,
     /// How many features of T2I adapters are added, at the first of [`Config::places`].
     pub features: usize,
 }
@@ -253,7 +256,8 @@ pub fn build<'a>(
     // Each adds its share to the skip connections as soon as it has it, so that none is kept twice.
     let Layers { mut g, names, style, temb } = net.layers;
     for (control, prefix) in beside.controls.iter().zip(controlnet::PREFIXES) {
-        (g, x) = controlnet::steer(control, prefix, &told, sample, (g, &mut *names), &mut skips, x)?;
+        let control = controlnet::Control { config: control, prefix, gated: beside.gated };
+        (g, x) = control.steer(&told, sample, (g, &mut *names), &mut skips, x)?;
     }
     let mut net = Net { config, layers: Layers { g, names, style, temb }, tokens: net.tokens, bias: net.bias };
 

@@ -53,12 +53,16 @@ impl Encoder {
         pictures.iter().map(encode).collect()
     }
 
-    /// The likeliest latents, as the decoder has them: not scaled for the network.
-    pub(super) fn likeliest(&self, code: &Code) -> Vec<f32> {
-        match code.encoded {
+    /// The likeliest latents, as the decoder has them, or `scaled` for the network.
+    pub(super) fn likeliest(&self, code: &Code, scaled: bool) -> Vec<f32> {
+        let mut latents = match code.encoded {
             Encoded::Latents => code.values.clone(),
             Encoded::Moments => Moments::of(&code.values).mean.to_vec(),
+        };
+        if scaled {
+            self.autoencoder.scaling().scale(&mut latents, self.pixels);
         }
+        latents
     }
 
     /// Latents for the network: a sample of those that the encoder holds possible, made of `noise`, which it overwrites.

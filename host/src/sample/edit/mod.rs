@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 pub(super) use encode::Encoder;
 pub use plan::{Draws, Kind, Plan};
-pub(super) use plan::{Given, image_guidance, noise_level, own_size};
+pub(super) use plan::{Given, image_guidance, noise_level, own_size, strength};
 pub(super) use start::Known;
 pub use start::Start;
 

@@ -115,6 +115,8 @@ pub struct Plan {
     pub(super) mask: Option<Arc<[f32]>>,
     /// How much noise an upscaler is given with it, and the factors of picture and noise.
     pub(super) noise: Option<(u32, [f32; 2])>,
+    /// Whether a picture that is to be changed is told in the scale of the latents.
+    pub(in super::super) scaled: bool,
     /// Whether what stays is copied from it in the end.
     paste: bool,
     /// For the recipe.
@@ -144,7 +146,7 @@ impl Given {
 }
 
 impl Plan {
-    /// Settles an edit of a model that makes pictures of `shape` in `steps` steps.
+    /// Settles an edit of a model that makes pictures of `shape` in so many steps, all of which are made where the strength has chosen them.
     ///
     /// # Errors
     /// A usage error for a strength out of range, for one that leaves no step, for a mask that is missing or does not fit, and for options
@@ -156,16 +158,13 @@ impl Plan {
         autoencoder: Option<&Autoencoder>,
         noise: Option<(u32, [f32; 2])>,
         shape: Shape,
-        steps: usize,
+        (steps, chosen): (usize, bool),
     ) -> Result<Self> {
         kind.check(edit)?;
-        let whole = edit.mask.is_some() || kind.begins_with_noise();
-        let strength = edit.strength.unwrap_or(if whole { 1.0 } else { STRENGTH });
-        if !(strength > 0.0 && strength <= 1.0) {
-            return Err(Error::usage(format!("--strength {strength} is not above 0 and up to 1")));
-        }
+        let whole = whole(edit, kind);
+        let strength = strength(edit, kind)?;
         // diffusers' rule.
-        let made = ((steps as f64 * strength) as usize).min(steps);
+        let made = if chosen { steps } else { ((steps as f64 * strength) as usize).min(steps) };
         if made == 0 {
             return Err(Error::usage(format!("--strength {strength} of {steps} steps is no step"))
                 .hint("give a larger strength or more --steps"));
@@ -187,7 +186,7 @@ impl Plan {
             mask_sha256: given.mask.as_ref().map(|mask| mask.sha256.clone()),
             paste: edit.paste,
         };
-        Ok(Self { kind, step: steps - made, pure, draws, image, mask, noise, paste: edit.paste, edited })
+        Ok(Self { kind, step: steps - made, pure, draws, image, mask, noise, scaled: false, paste: edit.paste, edited })
     }
 
     /// How much noise an upscaler is given with the picture: its class.
@@ -223,6 +222,23 @@ impl Plan {
     /// Whether [`Plan::paste`] does anything.
     pub(in super::super) fn pastes(&self) -> bool {
         self.paste
+    }
+}
+
+/// Whether all of the steps are made, unless a strength is given.
+fn whole(edit: &Edit, kind: Kind) -> bool {
+    edit.mask.is_some() || kind.begins_with_noise()
+}
+
+/// The strength of an edit.
+///
+/// # Errors
+/// A usage error for one out of range.
+pub(in super::super) fn strength(edit: &Edit, kind: Kind) -> Result<f64> {
+    let strength = edit.strength.unwrap_or(if whole(edit, kind) { 1.0 } else { STRENGTH });
+    match strength > 0.0 && strength <= 1.0 {
+        true => Ok(strength),
+        false => Err(Error::usage(format!("--strength {strength} is not above 0 and up to 1"))),
     }
 }
 
@@ -304,7 +320,7 @@ mod tests {
         let shape = Shape { width: 4, height: 4, channels: 1 };
         let plan = |strength, steps| {
             let edit = Edit { strength: Some(strength), ..Edit::default() };
-            Plan::new(&edit, &given(4, 4), Kind::Noised, None, None, shape, steps)
+            Plan::new(&edit, &given(4, 4), Kind::Noised, None, None, shape, (steps, false))
         };
         for (strength, steps, step) in [(0.8, 50, 10), (1.0, 50, 0), (0.3, 5, 4), (0.5, 5, 3), (0.02, 50, 49)] {
             assert_eq!(plan(strength, steps).unwrap().step, step, "{strength} of {steps}");
@@ -341,7 +357,8 @@ mod tests {
         let draws = draws(Kind::Noised, false, true, true);
         let (image, mask) = (Arc::from([1.0, 2.0, 3.0, 4.0]), Some(Arc::from([0.0, 1.0])));
         let (kind, noise) = (Kind::Noised, None);
-        let mut plan = Plan { kind, step: 0, pure: true, draws, image, mask, noise, paste: false, edited };
+        let mut plan =
+            Plan { kind, step: 0, pure: true, draws, image, mask, noise, scaled: false, paste: false, edited };
         let made = [5.0, 6.0, 7.0, 8.0];
         let mut picture = made;
         plan.paste(&mut picture);

@@ -11,7 +11,7 @@ use super::super::setup::Setup;
 use super::encode::Code;
 use super::plan::{Kind, Plan};
 use super::{Encoder, picture};
-use crate::backend::{Backend, Request};
+use crate::backend::Request;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::stop::Stop;
@@ -95,7 +95,7 @@ impl Start {
         };
         let image = image.and_then(|_| codes.next());
         if let (Some(image), Kind::Instruct) = (&image, plan.kind) {
-            let latents = encoder.likeliest(image);
+            let latents = encoder.likeliest(image, plan.scaled);
             let one = interleaved(&latents, latents.len(), start.pixels)?;
             start.channels = one.repeat(count);
         } else if let Some(image) = image {
@@ -114,18 +114,24 @@ impl Start {
         Ok(start)
     }
 
-    /// Hands a condition to a backend: the values of a prompt, followed by what the network takes beside the noisy image, if it takes
-    /// anything, for each image. Returns that of the first image, which stands for all ([`Start::conds`]).
+    /// Hands a condition to a backend by `load`: the values of a prompt, followed by what the network takes beside the noisy image, if it
+    /// takes anything, for each image, and by the hints of controls. Returns that of the first image, which stands for all
+    /// ([`Start::conds`]).
     ///
     /// # Errors
-    /// Those of [`Backend::load_embedding`].
-    pub(in super::super) fn load(&mut self, prompt: &[f32], backend: &mut Backend<'_>) -> Result<Cond> {
+    /// Those of `load`.
+    pub(in super::super) fn load(
+        &mut self,
+        prompt: &[f32],
+        hints: &[f32],
+        load: &mut dyn FnMut(&[&[f32]]) -> Result<Cond>,
+    ) -> Result<Cond> {
         if self.channels.is_empty() {
-            return backend.load_embedding(prompt);
+            return load(&[prompt, hints]);
         }
         let each = (self.channels.len() / self.count).max(1);
-        let load = |channels: &[f32]| backend.load_embedding(&[prompt, channels].concat());
-        let conds = self.channels.chunks_exact(each).map(load).collect::<Result<Vec<_>>>()?;
+        let mut load = |channels: &[f32]| load(&[prompt, channels, hints]);
+        let conds = self.channels.chunks_exact(each).map(&mut load).collect::<Result<Vec<_>>>()?;
         let first = conds.first().copied().unwrap_or_default();
         self.conds.push(conds);
         Ok(first)
@@ -134,10 +140,15 @@ impl Start {
     /// The same with zeros in place of what the network takes beside the noisy image: the condition of no picture.
     ///
     /// # Errors
-    /// Those of [`Backend::load_embedding`].
-    pub(in super::super) fn load_without(&self, prompt: &[f32], backend: &mut Backend<'_>) -> Result<Cond> {
+    /// Those of `load`.
+    pub(in super::super) fn load_without(
+        &self,
+        prompt: &[f32],
+        hints: &[f32],
+        load: &mut dyn FnMut(&[&[f32]]) -> Result<Cond>,
+    ) -> Result<Cond> {
         let zeros = memory::vec(self.channels.len() / self.count.max(1), 0.0)?;
-        backend.load_embedding(&[prompt, &zeros].concat())
+        load(&[prompt, &zeros, hints])
     }
 
     /// Whether the network is told of the picture by a condition of its own.
