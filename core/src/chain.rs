@@ -6,9 +6,11 @@ use core::fmt;
 use crate::config::Config;
 use crate::denoise::{Cond, Denoise};
 use crate::guidance::Guidance;
+use crate::math::wide;
 use crate::noise::{Noise, NoiseError};
 use crate::sampler::{Evaluate, Failed, Halt, Model, Sampler, Step};
 use crate::schedule::{Level, Schedule};
+use crate::solve::Measured;
 
 /// The images that a chain makes together. What an image becomes doesn't depend on which others are made with it.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +138,7 @@ pub struct Chain<'a> {
     history: &'a mut [f32],
     momentum: &'a mut [f32],
     known: Option<Known<'a>>,
+    measured: Option<Measured<'a>>,
     /// Steps that are done.
     index: usize,
     /// The step that the run began with.
@@ -218,6 +221,7 @@ impl<'a> Chain<'a> {
             history,
             momentum,
             known: None,
+            measured: None,
             index,
             begin,
             draws,
@@ -258,6 +262,40 @@ impl<'a> Chain<'a> {
         self.known = Some(known);
     }
 
+    /// Says what was measured of the images, for [`crate::sampler::RESTORE`]. Of images of another size than the chain's, or of another number of
+    /// them, nothing is taken, and the result is false.
+    #[must_use]
+    pub fn restore(&mut self, measured: Measured<'a>) -> bool {
+        let fits = measured.operator.shape().len() == self.batch.len && measured.spectra.len() == self.x.len();
+        if fits && measured.solver.is_valid() {
+            self.measured = Some(measured);
+            return true;
+        }
+        false
+    }
+
+    /// Goes back by `steps` steps: the forward chain's noise is added once more (Lugmayr et al. 2022, "RePaint", section 4.2; the time travel
+    /// of Wang et al. 2023). Samplers go on from there with no history.
+    ///
+    /// # Errors
+    /// Those of the noise; then the images are undefined.
+    pub fn go_back(&mut self, steps: usize, noise: &mut dyn Noise) -> Result<(), NoiseError> {
+        let to = self.index.saturating_sub(steps);
+        let (from, level) = (self.schedule.level(self.index), self.schedule.level(to));
+        let keep = level.signal / from.signal;
+        let add = wide::sqrt((level.noise * level.noise - keep * keep * from.noise * from.noise).max(0.0));
+        let (draw, ready) = (self.draws, self.ready);
+        self.rewind(to, draw.wrapping_add(1));
+        for (i, x) in self.x.chunks_exact_mut(self.batch.len).enumerate() {
+            // Nothing of the network's output is needed any more.
+            let z = &mut self.out[..self.batch.len];
+            noise.fill(self.batch.first_image.wrapping_add(i as u64), draw, z)?;
+            x.iter_mut().zip(z).for_each(|(x, z)| *x = keep as f32 * *x + add as f32 * *z);
+        }
+        self.ready = ready;
+        Ok(())
+    }
+
     /// The noise level at which the images of a run must lie that begins with step `step`: that step's own, but for PLMS with diffusers'
     /// parity ([`crate::sampler::PLMS`]).
     pub fn level_to_begin(&self, step: usize) -> Level {
@@ -292,6 +330,7 @@ impl<'a> Chain<'a> {
             index: self.index,
             begin: self.begin,
             known: self.known,
+            measured: self.measured,
             x: self.x,
             model: Model {
                 network: &mut network,

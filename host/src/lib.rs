@@ -29,6 +29,7 @@ pub mod plot;
 pub mod probe;
 pub mod recipe;
 pub mod replay;
+pub mod restore;
 pub mod sample;
 pub mod schedule;
 pub mod settings;

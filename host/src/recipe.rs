@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::backend::Description;
 use crate::error::{Error, Result};
 use crate::image::read_text;
+use crate::restore::Task;
 
 /// The keyword of a PNG's text under which the recipe lies, as JSON.
 pub const KEYWORD: &str = "unfog";
@@ -79,7 +80,38 @@ pub struct Edited {
     pub paste: bool,
 }
 
-/// A run of `sample` or `edit`: every option as it was in effect, and what it ran on.
+/// What a picture was restored from, of a run of `restore`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The picture's file, as it was named.
+    pub image: String,
+    /// SHA-256 of that file.
+    pub image_sha256: String,
+    /// What was made good.
+    pub task: Task,
+    /// Standard deviation of the noise that was assumed, of 255.
+    pub noise: f32,
+    /// The mask's file, as it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// SHA-256 of that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_sha256: Option<String>,
+    /// How many times as large it became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factor: Option<u32>,
+    /// How it had been made smaller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Standard deviation of the blur, in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blur: Option<f32>,
+    /// After how many steps each the chain went back over them, and how often they were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub travel: Option<[usize; 2]>,
+}
+
+/// A run of `sample`, `edit` or `restore`: every option as it was in effect, and what it ran on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// The command.
@@ -120,6 +152,9 @@ pub struct Recipe {
     /// The picture that it began from, of a run of `edit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<Edited>,
+    /// The picture that it was restored from, of a run of `restore`: the sampler is the method, and the number of images that of the samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restored>,
     /// The class that was asked for; without one, image i has class i modulo the number of classes.
     pub class: Option<u32>,
     /// The class that the pictures lead away from.
@@ -166,6 +201,48 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The recipe of nothing, on what it ran.
+    pub(crate) fn of(ran_on: Description) -> Self {
+        Self {
+            command: String::new(),
+            version: String::new(),
+            model: String::new(),
+            weights_sha256: String::new(),
+            loras: Vec::new(),
+            embeddings: Vec::new(),
+            controls: Vec::new(),
+            prompt: None,
+            negative_prompt: None,
+            clip_skip: None,
+            tokenizer: None,
+            prediction: None,
+            vae_tile: None,
+            edit: None,
+            restore: None,
+            class: None,
+            negative: None,
+            guidance: 1.0,
+            guidance_rule: None,
+            guidance_rescale: None,
+            guidance_interval: None,
+            sampler: String::new(),
+            schedule: String::new(),
+            sigmas: None,
+            steps: 0,
+            eta: 0.0,
+            seed: 0,
+            count: 1,
+            first: 0,
+            width: 0,
+            height: 0,
+            parity: String::new(),
+            noise: None,
+            noise_in: None,
+            vram: None,
+            ran_on,
+        }
+    }
+
     /// The recipe of image `index` of this run alone.
     #[must_use]
     pub fn of_image(&self, index: u64) -> Self {

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use crate::backend::{Description, Kind, Request};
 use crate::error::{Error, Result};
-use crate::image::{Picture, load};
+use crate::image::{Deep, Picture, load};
 use crate::model::{EmbeddingChoice, LoraChoice, Model};
 use crate::recipe::Recipe;
+use crate::restore;
 use crate::sample::{Edit, Event, Options, Setup, Share, again};
 use crate::settings::{self, parity, prediction};
 use crate::stop::Stop;
@@ -56,6 +57,9 @@ const BUILT_IN: &str = "glyph-tiny";
 /// those of [`crate::sample::sample`].
 pub fn replay(path: &Path, changes: &Changes, stop: &Stop, report: &mut dyn FnMut(Event)) -> Result<Comparison> {
     let recipe = Recipe::read_whole(path)?;
+    if recipe.restore.is_some() {
+        return restored(path, recipe, changes, stop, report);
+    }
     let picture = load(path)?;
     let options = options(&recipe, changes)?;
     let model = Model::open(options.model.as_deref())?;
@@ -78,13 +82,67 @@ pub fn replay(path: &Path, changes: &Changes, stop: &Stop, report: &mut dyn FnMu
     })
 }
 
+/// As [`replay`], of a picture that was restored.
+fn restored(
+    path: &Path,
+    recipe: Recipe,
+    changes: &Changes,
+    stop: &Stop,
+    report: &mut dyn FnMut(Event),
+) -> Result<Comparison> {
+    let picture = Deep::load(path)?;
+    let from = (model(&recipe, changes), request(&recipe, changes));
+    let (found, now) = restore::again(&recipe, from, stop, report)?;
+    // A file of another kind than PNG carries no recipe, so depth and transparency are those of the run.
+    let (was, found) = (picture.pixels()?, found.pixels()?);
+    if was.len() != found.len() {
+        return Err(Error::failure(format!(
+            "{} has {} values, and its recipe makes {}",
+            path.display(),
+            was.len(),
+            found.len()
+        )));
+    }
+    let apart = || was.iter().zip(&found).map(|(a, b)| a.abs_diff(*b));
+    let largest = apart().max().unwrap_or(0);
+    Ok(Comparison {
+        values: was.len(),
+        differing: apart().filter(|&apart| apart > 0).count(),
+        largest: (if picture.sixteen { largest.div_ceil(257) } else { largest }) as u8,
+        was: recipe.ran_on,
+        now: now.ran_on,
+        version: recipe.version,
+    })
+}
+
+/// Where the model is.
+fn model(recipe: &Recipe, changes: &Changes) -> Option<PathBuf> {
+    let own = (recipe.model != BUILT_IN).then(|| PathBuf::from(&recipe.model));
+    changes.model.clone().or(own)
+}
+
+/// What it is to run on.
+fn request(Recipe { ran_on, vram, .. }: &Recipe, changes: &Changes) -> Request {
+    let kind = changes.backend.unwrap_or(ran_on.backend);
+    let gpu = kind == Kind::Vulkan;
+    let recorded = || (ran_on.backend == Kind::Vulkan).then(|| ran_on.device.clone());
+    Request {
+        kind,
+        device: changes.device.clone().or_else(|| recorded().filter(|_| gpu && changes.backend.is_none())),
+        precision: ran_on.precision,
+        vram: vram.filter(|_| gpu),
+        tuned: if gpu { ran_on.tuned.clone() } else { Vec::new() },
+        ..Request::default()
+    }
+}
+
 /// The options that say what the recipe says, but for those that the model may say by itself.
 fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
     // Named one by one, so that no part of a recipe is left out without a word.
     let Recipe {
         command,
         version: _,
-        model,
+        model: _,
         weights_sha256: _,
         loras,
         embeddings,
@@ -115,28 +173,17 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         parity: _,
         noise,
         noise_in,
-        vram,
-        ran_on,
+        vram: _,
+        ran_on: _,
+        restore: _,
     } = recipe;
     if !matches!((command.as_str(), edit), ("sample", None) | ("edit", Some(_))) {
         return Err(Error::failure(format!(
-            "the recipe is of the command {command:?}, and only those of sample and edit are known"
+            "the recipe is of the command {command:?}, and only those of sample, edit and restore are known"
         )));
     }
-    let kind = changes.backend.unwrap_or(ran_on.backend);
-    let gpu = kind == Kind::Vulkan;
-    let recorded = || (ran_on.backend == Kind::Vulkan).then(|| ran_on.device.clone());
-    let backend = Request {
-        kind,
-        device: changes.device.clone().or_else(|| recorded().filter(|_| gpu && changes.backend.is_none())),
-        precision: ran_on.precision,
-        vram: vram.filter(|_| gpu),
-        tuned: if gpu { ran_on.tuned.clone() } else { Vec::new() },
-        ..Request::default()
-    };
-    let own = (model != BUILT_IN).then(|| PathBuf::from(model));
     let options = Options {
-        model: changes.model.clone().or(own),
+        model: self::model(recipe, changes),
         prompt: prompt.clone(),
         loras: loras.iter().map(|l| LoraChoice { path: (&l.file).into(), weight: l.weight }).collect(),
         embeddings: embeddings
@@ -172,7 +219,7 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         count: *count,
         first: *first,
         size: Some((*width, *height)),
-        backend,
+        backend: request(recipe, changes),
         noise: noise.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
         noise_in: changes.noise_in.clone().or(noise_in.clone().map(PathBuf::from)),
         // What was decoded as a whole is again, and no otherwise.

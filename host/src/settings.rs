@@ -228,6 +228,13 @@ impl Settings {
         self.timesteps.is_some()
     }
 
+    /// The same with these timesteps, which fall, for a run of as many steps.
+    pub(crate) fn at(&self, timesteps: Vec<u32>) -> Self {
+        let mut settings = self.clone();
+        (settings.config.steps, settings.config.spacing) = (timesteps.len(), Spacing::Given);
+        Self { timesteps: Some(timesteps), ..settings }
+    }
+
     /// Whether core's own tables are all that a run needs.
     pub(crate) fn is_of_core(&self) -> bool {
         self.own.is_none()

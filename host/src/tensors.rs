@@ -67,6 +67,28 @@ impl GivenNoise {
     }
 }
 
+/// The tensor `image` of the safetensors file at `path`, and its shape `[1 or 3, height, width]`: f32, f16 or bf16.
+///
+/// # Errors
+/// A missing or damaged file, another type or shape, a value that is not finite.
+pub(crate) fn read_image(path: &Path) -> Result<(Vec<f32>, [u32; 3])> {
+    let bytes = files::read(path)?;
+    let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| complain("no whole safetensors file".into()).because(e))?;
+    let tensor = file.tensor("image").map_err(|e| complain("holds no tensor `image`".into()).because(e))?;
+    let expected = "expected image [1 or 3, h, w] of F32, F16 or BF16";
+    let sides: Option<Vec<u32>> = tensor.shape().iter().map(|&side| u32::try_from(side).ok()).collect();
+    let shape = sides.and_then(|sides| <[u32; 3]>::try_from(sides).ok());
+    let shape = shape.filter(|&[c, h, w]| (c == 1 || c == 3) && h > 0 && w > 0);
+    let shape = shape.ok_or_else(|| complain(format!("image has the shape {:?}", tensor.shape())).hint(expected))?;
+    let values =
+        widen(&tensor)?.ok_or_else(|| complain(format!("image has the type {:?}", tensor.dtype())).hint(expected))?;
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(complain(format!("image is {} at index {i}", values[i]))),
+        None => Ok((values, shape)),
+    }
+}
+
 /// The tensors of these names in the safetensors file at `path`, those that are there: f32, f16 or bf16.
 ///
 /// # Errors

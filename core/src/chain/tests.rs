@@ -8,6 +8,8 @@ use crate::noise::{Given, Philox};
 use crate::predict::{Clip, PredictionType};
 use crate::sampler::{self, At, DDIM, DDPM};
 use crate::schedule::Grid;
+use crate::solve::operator::{Kind, Operator, Shape};
+use crate::solve::update::Solver;
 
 const LEN: usize = 5;
 
@@ -160,6 +162,84 @@ fn what_is_known_is_put_back_after_every_step() {
     }
     // The levels that steps lead to; the last is the image.
     assert_eq!(*levels.borrow(), [500.0, 250.0, 0.0, 0.0]);
+}
+
+/// A measurement of the first value of two pictures, noise-free, and the chain that is told of it.
+fn restored(solver: Solver, back: usize) -> Vec<f32> {
+    let operator = Operator::new(
+        Kind::Mask { known: &[true, false, false, false, false] },
+        Shape { channels: 1, height: 1, width: LEN },
+    )
+    .unwrap();
+    let spectra = [0.75, 0.0, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0];
+    let (mut memory, conds) = (Memory::new(&config()), [Cond::None; 2]);
+    let mut chain = memory.chain(&config(), &sampler::RESTORE, batch(3, &conds)).unwrap();
+    let (mut network, mut noise) = (Network::default(), Philox::new(1));
+    let measured = Measured { operator, solver, sigma_y: 0.0, spectra: &spectra };
+    assert!(!chain.restore(Measured { spectra: &spectra[..LEN], ..measured }), "another number of images");
+    assert!(!chain.restore(Measured { solver: Solver::Ddnm { eta: 2.0 }, ..measured }), "a share above 1");
+    assert!(chain.restore(measured));
+    chain.init(&mut noise).unwrap();
+    assert!(chain.step(&mut network, &mut noise).unwrap().is_some());
+    if back > 0 {
+        chain.go_back(back, &mut noise).unwrap();
+    }
+    let mut left = 0;
+    while chain.step(&mut network, &mut noise).unwrap().is_some() {
+        left += 1;
+    }
+    assert_eq!(left, if back > 0 { 4 } else { 3 });
+    chain.x().to_vec()
+}
+
+#[test]
+fn what_was_measured_without_noise_is_kept() {
+    let solvers = [
+        Solver::Ddrm { eta: 0.85, eta_b: 1.0 },
+        Solver::Ddnm { eta: 0.85 },
+        Solver::DiffPir { lambda: 8.0, zeta: 0.3 },
+        Solver::Replace,
+    ];
+    for solver in solvers {
+        for back in [0, 1, 9] {
+            let x = restored(solver, back);
+            assert_eq!((x[0], x[LEN]), (0.75, -0.5), "{solver:?}");
+            assert!(x.iter().all(|x| x.is_finite()) && x[1] != x[LEN + 1], "{solver:?}: {x:?}");
+        }
+        assert_ne!(restored(solver, 0)[1], restored(solver, 1)[1], "{solver:?} draws again");
+    }
+}
+
+#[test]
+fn without_a_measurement_a_restoration_is_ddim() {
+    let run = |sampler| {
+        let (mut memory, conds) = (Memory::new(&config()), [Cond::None; 2]);
+        let mut chain = memory.chain(&config(), sampler, batch(0, &conds)).unwrap();
+        let (mut network, mut noise) = (Network::default(), Philox::new(1));
+        chain.init(&mut noise).unwrap();
+        while chain.step(&mut network, &mut noise).unwrap().is_some() {}
+        chain.x().to_vec()
+    };
+    assert_eq!(run(&sampler::RESTORE), run(&DDIM));
+}
+
+#[test]
+fn going_back_adds_the_noise_of_the_forward_chain() {
+    // x = signal * x0 + noise * z at one level becomes that at another: its variance is 1 with that of the data.
+    let (mut memory, conds) = (Memory::new(&config()), [Cond::None]);
+    let mut chain = memory.chain(&config(), &DDIM, batch(0, &conds)).unwrap();
+    let (to, from) = (chain.level_to_begin(1), chain.level_to_begin(3));
+    let mut noise = Philox::new(5);
+    let mut z = [0.0; LEN];
+    assert!(chain.begin(3, 7, &[0.5; LEN]));
+    chain.go_back(2, &mut noise).unwrap();
+    noise.fill(0, 7, &mut z).unwrap();
+    for (x, z) in chain.x().iter().zip(z) {
+        let keep = to.signal / from.signal;
+        let add = (1.0 - to.signal * to.signal - keep * keep * (1.0 - from.signal * from.signal)).sqrt();
+        assert!((f64::from(*x) - (keep * 0.5 + add * f64::from(z))).abs() < 1e-6);
+    }
+    assert_eq!(chain.draws(), 8);
 }
 
 #[test]

@@ -77,6 +77,7 @@ mod order_tests;
 mod plms;
 mod pndm;
 mod res_multistep;
+mod restore;
 mod sa_solver;
 mod tcd;
 #[cfg(test)]
@@ -95,6 +96,7 @@ use crate::math::{self, wide};
 use crate::noise::{Noise, NoiseError};
 use crate::predict::PredictionType;
 use crate::schedule::{Grid, Level, Schedule};
+use crate::solve::Measured;
 
 /// What there is to know about a sampler.
 #[derive(Clone, Copy, Debug)]
@@ -303,6 +305,10 @@ pub const RES_MULTISTEP_ANCESTRAL: Sampler = Sampler { name: "res-multistep-a", 
 #[rustfmt::skip]
 pub const PNDM: Sampler = Sampler { name: "pndm", source: "Liu et al. 2022, equations 12 and 13", order: 4, evaluations: 1, history: 6, grid: Grid::Chain, step: pndm::step };
 
+/// Restoration by a diffusion prior, of what [`crate::chain::Chain::restore`] was told. It is no sampler to choose by name.
+#[rustfmt::skip]
+pub const RESTORE: Sampler = Sampler { name: "restore", source: "crate::solve::update", order: 0, evaluations: 1, history: 4, grid: Grid::Chain, step: restore::step };
+
 impl Sampler {
     /// Noise levels that a run of `steps` steps needs memory for: one for each step and the end, or none.
     pub const fn levels(&self, steps: usize) -> usize {
@@ -407,6 +413,7 @@ pub struct Step<'a> {
     /// Tables of the run.
     pub schedule: Schedule<'a>,
     pub(crate) known: Option<Known<'a>>,
+    pub(crate) measured: Option<Measured<'a>>,
     pub(crate) noise: &'a mut dyn Noise,
     pub(crate) draws: &'a mut u32,
 }

@@ -69,6 +69,18 @@ impl<'a> Svd<'a> {
         Some(Self { rows, cols, values, right, left })
     }
 
+    /// A decomposition that [`Self::new`] has left in `memory`: firmware may have it in flash.
+    ///
+    /// `None` for memory of another length than [`Self::memory`] says.
+    pub fn kept(memory: &'a [f32], [rows, cols]: [usize; 2]) -> Option<Self> {
+        if rows == 0 || rows > cols || memory.len() != Self::memory(rows, cols)[0] {
+            return None;
+        }
+        let (values, rest) = memory.split_at(cols);
+        let (right, left) = rest.split_at(cols * cols);
+        Some(Self { rows, cols, values, right, left })
+    }
+
     /// Rows and columns of the matrix.
     pub const fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]

@@ -10,6 +10,7 @@ mod output;
 mod pack;
 mod progress;
 mod replay;
+mod restore;
 mod sample;
 mod schedule;
 mod tokens;
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Sample(Box<sample::Args>),
     Edit(Box<edit::Args>),
+    Restore(Box<restore::Args>),
     Forward(forward::Args),
     Schedule(schedule::Args),
     Inspect(inspect::Args),
@@ -67,6 +69,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Sample(args) => sample::run(&args, &stop),
         Command::Edit(args) => edit::run(&args, &stop),
+        Command::Restore(args) => restore::run(&args, &stop),
         Command::Forward(args) => forward::run(&args),
         Command::Schedule(args) => schedule::run(&args),
         Command::Inspect(args) => inspect::run(&args),

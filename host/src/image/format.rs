@@ -15,10 +15,12 @@ pub enum Format {
     Bmp,
     /// Portable anymap: PGM or PPM, as the channels have it.
     Pnm,
+    /// Tagged Image File Format.
+    Tiff,
 }
 
 impl Format {
-    const BY_EXTENSION: [(&str, Format); 7] = [
+    const BY_EXTENSION: [(&str, Format); 9] = [
         ("png", Format::Png),
         ("jpg", Format::Jpeg),
         ("jpeg", Format::Jpeg),
@@ -26,6 +28,8 @@ impl Format {
         ("pgm", Format::Pnm),
         ("ppm", Format::Pnm),
         ("pnm", Format::Pnm),
+        ("tif", Format::Tiff),
+        ("tiff", Format::Tiff),
     ];
 
     /// The format that the extension of `path` names, in any case. A device or pipe without one takes PNG.

@@ -8,15 +8,29 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use super::Picture;
 use crate::error::{Error, Result};
 
-/// Reads a picture (PNG, JPEG, BMP, PNM; recognised by its content): grey stays grey, everything else becomes RGB.
+/// Reads a picture (PNG, JPEG, TIFF, BMP, PNM; recognised by its content): grey stays grey, everything else becomes RGB.
 /// Transparency is dropped, 16 bits are reduced to 8, and a camera's orientation is applied.
 ///
 /// # Errors
 /// A missing file, another kind of file, a damaged or oversized picture.
 pub fn load(path: &Path) -> Result<Picture> {
+    let picture = decode(path)?;
+    let (width, height) = (picture.width(), picture.height());
+    let (channels, pixels) = match picture.color().has_color() {
+        true => (3, picture.into_rgb8().into_raw()),
+        false => (1, picture.into_luma8().into_raw()),
+    };
+    Ok(Picture { width, height, channels, pixels })
+}
+
+/// Reads a picture as it is, and turns it as the camera was held.
+///
+/// # Errors
+/// Those of [`load`].
+pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
     let unreadable = |e: image::ImageError| {
         Error::failure(format!("can't read the picture {}", path.display()))
-            .hint("known are PNG, JPEG, BMP and PNM")
+            .hint("known are PNG, JPEG, TIFF, BMP and PNM")
             .because(e)
     };
     let opened = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
@@ -31,10 +45,5 @@ pub fn load(path: &Path) -> Result<Picture> {
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     picture.apply_orientation(orientation);
-    let (width, height) = (picture.width(), picture.height());
-    let (channels, pixels) = match picture.color().has_color() {
-        true => (3, picture.into_rgb8().into_raw()),
-        false => (1, picture.into_luma8().into_raw()),
-    };
-    Ok(Picture { width, height, channels, pixels })
+    Ok(picture)
 }

@@ -1,11 +1,13 @@
 //! Pictures: 8-bit pixels, files, sheets, and the way from and to a network's values.
 
+mod deep;
 mod format;
 mod load;
 mod png_text;
 mod resize;
 mod save;
 
+pub use deep::Deep;
 pub use format::Format;
 pub use load::load;
 pub use png_text::read_text;

@@ -1,6 +1,6 @@
 //! The chain over as many batches as it takes.
 
-use unfog_core::chain::{Batch, Chain, RunError};
+use unfog_core::chain::{Batch, Chain, ChainError, RunError};
 use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::noise::{Noise, NoiseError};
 use unfog_core::schedule::Level;
@@ -57,7 +57,6 @@ pub fn generate<D: Denoise<Error = Error>>(
         let n = most.min(end - first_image) as usize;
         let conds = setup.conds(model, first_image, n);
         let batch = Batch { first_image, len, out_len, conds: &conds };
-        let chain_failed = |e: unfog_core::chain::ChainError| Error::failure(e.to_string());
         let values = Chain::memory(config, setup.settings.sampler, &batch).map_err(chain_failed)?;
         memory::resize(&mut chain_memory, values, 0.0)?;
         let known = setup.start.as_ref().map(|start| start.known(&mut *noise, first_image, n)).transpose()?;
@@ -90,11 +89,15 @@ pub fn generate<D: Denoise<Error = Error>>(
     Ok(())
 }
 
-fn noise_failed(e: NoiseError) -> Error {
+pub(crate) fn chain_failed(e: ChainError) -> Error {
     Error::failure(e.to_string())
 }
 
-fn step_failed(e: RunError<Error>) -> Error {
+pub(crate) fn noise_failed(e: NoiseError) -> Error {
+    Error::failure(e.to_string())
+}
+
+pub(crate) fn step_failed(e: RunError<Error>) -> Error {
     match e {
         RunError::Model(e) => e,
         RunError::Noise(e) => noise_failed(e),
@@ -149,9 +152,8 @@ fn rehearse(setup: &Setup) -> Result<(u32, usize)> {
     let conds = vec![Cond::None; config.guidance.conditions()];
     // Two values an image, in case that the variance is learned.
     let batch = Batch { first_image: 0, len: 1, out_len: 2, conds: &conds };
-    let failed = |e: unfog_core::chain::ChainError| Error::failure(e.to_string());
-    let mut memory = vec![0.0; Chain::memory(config, setup.settings.sampler, &batch).map_err(failed)?];
-    let mut chain = Chain::new(config, setup.settings.sampler, schedule, batch, &mut memory).map_err(failed)?;
+    let mut memory = vec![0.0; Chain::memory(config, setup.settings.sampler, &batch).map_err(chain_failed)?];
+    let mut chain = Chain::new(config, setup.settings.sampler, schedule, batch, &mut memory).map_err(chain_failed)?;
     match &setup.plan {
         Some(plan) => _ = chain.begin(plan.step, plan.draws.count, &[0.0]),
         None => chain.init(&mut Silence).map_err(noise_failed)?,

@@ -9,7 +9,7 @@ mod guidance;
 mod in_memory;
 mod layout;
 mod noise;
-mod open;
+pub(crate) mod open;
 mod options;
 mod output;
 mod phases;
@@ -29,6 +29,7 @@ use unfog_core::guidance::Guidance;
 
 pub use edit::{Draws, Edit, Kind as EditKind, Plan, Start};
 pub use generate::{Made, draws, generate};
+pub(crate) use generate::{chain_failed, noise_failed, step_failed};
 pub use guidance::Guided;
 pub use in_memory::sample_in_memory;
 pub use noise::{Generator, Source};
@@ -126,7 +127,7 @@ pub fn sample(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event)) -> 
 
 /// The backend to open: what `auto` chooses, or what was asked for, its kernels measured if that was asked for. What the choice leaves
 /// is to be kept until the run is over.
-fn settle(
+pub(crate) fn settle(
     options: &Options,
     model: &Model,
     network: &Network,
@@ -194,6 +195,7 @@ fn recipe(
         // Told once it is known.
         vae_tile: None,
         edit: setup.plan.as_ref().map(|plan| plan.edited().clone()),
+        restore: None,
         class: setup.class,
         negative: setup.guided.negative,
         guidance: setup.guided.scale,

@@ -21,7 +21,7 @@ const NEWS: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Those of [`Backend::open`].
-pub(super) fn open<'a>(
+pub(crate) fn open<'a>(
     request: &Request,
     graph: Graph<'a>,
     weights: &'a [WeightData<'a>],

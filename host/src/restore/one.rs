@@ -1,0 +1,305 @@
+//! One picture of a run, from its file to the files that are made of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use unfog_core::denoise::Denoise;
+use unfog_core::solve::operator::Shape;
+
+use super::chain::{Restored, Work};
+use super::lost::Lost;
+use super::places::{self, Job};
+use super::quality::{Quality, quality};
+use super::strip::Strip;
+use super::task::Task;
+use super::tiled::Tiled;
+use super::{Entry, Options, estimate};
+use crate::backend::{Description, Kind};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::image::{Deep, Format, encode, load};
+use crate::memory;
+use crate::model::Model;
+use crate::recipe::{KEYWORD, Recipe, Restored as Recorded};
+use crate::sample::Setup;
+use crate::stop::Stop;
+
+/// Standard deviation of what rounding to whole numbers does.
+const ROUNDING: f32 = 0.288_675_13;
+/// The most values of a picture that is made.
+const MOST_VALUES: usize = 1 << 28;
+
+/// What all pictures of a run share.
+pub(super) struct Run<'a> {
+    options: &'a Options,
+    model: &'a Model,
+    setup: &'a Setup,
+    recipe: Recipe,
+    /// What the last picture lost, for one of the same shape and mask.
+    lost: Option<(Shape, Option<PathBuf>, Lost)>,
+}
+
+/// A picture as it is restored.
+struct Given {
+    picture: Deep,
+    /// The measurement, with as many channels as the operator wants.
+    y: Vec<f32>,
+    shape: Shape,
+    mask: Option<Vec<f32>>,
+    noise: f32,
+}
+
+/// What was made of it.
+struct Made<'a> {
+    given: &'a Given,
+    restored: &'a Restored,
+    result: &'a Deep,
+    reference: Option<&'a Deep>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        options: &'a Options,
+        model: &'a Model,
+        setup: &'a Setup,
+        weights_sha256: String,
+        ran_on: Description,
+    ) -> Self {
+        let config = &setup.settings.config;
+        let recipe = Recipe {
+            command: "restore".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            model: model.name().into(),
+            weights_sha256,
+            class: setup.class,
+            guidance: 1.0,
+            sampler: options.method.name().into(),
+            schedule: setup.settings.schedule_name().into(),
+            steps: config.steps,
+            eta: options.eta(),
+            seed: options.seed,
+            count: options.samples,
+            first: options.first,
+            parity: setup.settings.parity_name().into(),
+            noise: Some(setup.noise.name().into()),
+            vram: options.backend.vram.filter(|_| ran_on.backend == Kind::Vulkan),
+            ..Recipe::of(ran_on)
+        };
+        Self { options, model, setup, recipe, lost: None }
+    }
+
+    /// Restores one picture and writes what is made of it, unless that is there.
+    ///
+    /// # Errors
+    /// Those of its files and of the network.
+    pub(super) fn restore<D: Denoise<Error = Error>>(
+        &mut self,
+        job: &Job,
+        network: &mut D,
+        stop: &Stop,
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<Entry> {
+        let given = self.read(job)?;
+        let recipe = self.recipe_of(job, &given)?;
+        let (input, output, noise) = (job.input.clone(), job.output.clone(), given.noise);
+        let entry = Entry { input, output, kept: true, noise, quality: None, time: Duration::ZERO };
+        if job.output.is_file() && Recipe::read(&job.output).is_ok_and(|there| there == recipe) {
+            return Ok(entry);
+        }
+        let format = Format::of(&job.output, self.result_channels(&given.picture))?;
+        let reference = job.reference.as_deref().map(Deep::load).transpose()?;
+        let (result, restored) = self.make(job, &given, network, stop, report)?;
+        let quality = reference.as_ref().map(|reference| compare(&result, reference)).transpose()?;
+        let made = Made { given: &given, restored: &restored, result: &result, reference: reference.as_ref() };
+        self.write(job, format, &made, &recipe)?;
+        Ok(Entry { kept: false, quality, ..entry })
+    }
+
+    /// Restores one picture.
+    ///
+    /// # Errors
+    /// Those of its files and of the network.
+    pub(super) fn again<D: Denoise<Error = Error>>(
+        &mut self,
+        job: &Job,
+        network: &mut D,
+        stop: &Stop,
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Deep, Recipe)> {
+        let given = self.read(job)?;
+        let recipe = self.recipe_of(job, &given)?;
+        Ok((self.make(job, &given, network, stop, report)?.0, recipe))
+    }
+
+    fn make<D: Denoise<Error = Error>>(
+        &mut self,
+        job: &Job,
+        given: &Given,
+        network: &mut D,
+        stop: &Stop,
+        report: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Deep, Restored)> {
+        let shape = given.shape;
+        let known = self.lost.as_ref().is_some_and(|(own, mask, _)| *own == shape && *mask == job.mask);
+        if !known {
+            self.lost = Some((shape, job.mask.clone(), Lost::new(self.options, shape, given.mask.as_deref())?));
+        }
+        let Some((_, _, lost)) = &self.lost else { return Err(Error::failure("nothing was lost")) };
+        let operator = lost.operator(shape)?;
+        let Self { options, setup, model, .. } = *self;
+        let own = Shape { channels: shape.channels, height: setup.height as usize, width: setup.width as usize };
+        let mut network = Tiled::new(network, own, shape);
+        let sigma_y = 2.0 * given.noise / 255.0;
+        let work = Work { options, setup, model, operator, y: &given.y, sigma_y };
+        let restored = work.run(&mut network, stop, report)?;
+        Ok((self.result(given, &restored)?, restored))
+    }
+
+    /// Channels of what a picture becomes: a grey one stays grey in a model of colours, unless colours are wanted.
+    fn result_channels(&self, picture: &Deep) -> u32 {
+        if self.options.task == Task::Colorize { self.setup.channels } else { picture.channels }
+    }
+
+    /// The restored picture, with the depth and the transparency of the given one.
+    fn result(&self, given: &Given, restored: &Restored) -> Result<Deep> {
+        let Shape { channels: wanted, height, width } = given.shape;
+        let channels = self.result_channels(&given.picture);
+        let plane = height * width;
+        let values = match channels as usize == wanted {
+            true => restored.mean.clone(),
+            false => {
+                let mean = |i: usize| (0..wanted).map(|c| restored.mean[c * plane + i]).sum::<f32>() / wanted as f32;
+                memory::collect((0..plane).map(mean))?
+            }
+        };
+        let (width, height) = (width as u32, height as u32);
+        let (sixteen, alpha) = (given.picture.sixteen, given.picture.alpha_of(width, height));
+        Ok(Deep { width, height, channels, sixteen, values, alpha })
+    }
+
+    /// Reads the picture and what belongs to it.
+    fn read(&self, job: &Job) -> Result<Given> {
+        let options = self.options;
+        let named = |text: String| Error::failure(format!("{}: {text}", job.input.display()));
+        let picture = Deep::load(&job.input)?;
+        let Deep { width, height, channels, .. } = picture;
+        let wanted = self.setup.channels;
+        if channels == 3 && wanted == 1 {
+            return Err(named(format!(
+                "the model {} knows grey pictures, and this one has colours",
+                self.model.name()
+            )));
+        }
+        let y = match options.task {
+            Task::Colorize if channels == 3 => return Err(named("it has colours already".into())),
+            Task::Colorize => picture.values.clone(),
+            _ if channels < wanted => picture.values.repeat(wanted as usize),
+            _ => picture.values.clone(),
+        };
+        let times = if options.task == Task::Upscale { options.factor as usize } else { 1 };
+        let side = |side: u32| (side as usize).checked_mul(times);
+        let shape =
+            side(height).zip(side(width)).map(|(height, width)| Shape { channels: wanted as usize, height, width });
+        let fits =
+            |shape: &Shape| shape.height.saturating_mul(shape.width).saturating_mul(shape.channels) <= MOST_VALUES;
+        let shape = shape.filter(fits).ok_or_else(|| named("it would become too large".into()))?;
+        let mask = job.mask.as_deref().map(|path| mask(path, [width, height])).transpose()?;
+        let noise = match (options.noise, options.task) {
+            (Some(noise), _) => noise,
+            (None, Task::Denoise) => {
+                let [h, w, c] = [height, width, channels].map(|n| n as usize);
+                estimate::noise_level(&picture.values, c, h, w)? * 127.5
+            }
+            (None, Task::Deblur) if !picture.sixteen => ROUNDING,
+            (None, Task::Deblur) => ROUNDING / 257.0,
+            _ => 0.0,
+        };
+        Ok(Given { picture, y, shape, mask, noise })
+    }
+
+    fn recipe_of(&self, job: &Job, given: &Given) -> Result<Recipe> {
+        let options = self.options;
+        let hash = |path: &Path| -> Result<String> {
+            Ok(Sha256::digest(files::read(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
+        };
+        let upscale = options.task == Task::Upscale;
+        let travels = options.travel.times > 1 && options.task != Task::Denoise;
+        let recorded = Recorded {
+            image: job.input.display().to_string(),
+            image_sha256: hash(&job.input)?,
+            task: options.task,
+            noise: given.noise,
+            mask: job.mask.as_ref().map(|mask| mask.display().to_string()),
+            mask_sha256: job.mask.as_deref().map(hash).transpose()?,
+            factor: upscale.then_some(options.factor),
+            kernel: upscale.then(|| options.kernel.name().into()),
+            blur: (options.task == Task::Deblur).then_some(options.blur),
+            travel: travels.then(|| [options.travel.length, options.travel.times]),
+        };
+        Ok(Recipe {
+            restore: Some(recorded),
+            width: given.shape.width as u32,
+            height: given.shape.height as u32,
+            ..self.recipe.clone()
+        })
+    }
+
+    /// Writes the files, the result last: it says that the others are there.
+    fn write(&self, job: &Job, format: Format, made: &Made<'_>, recipe: &Recipe) -> Result<()> {
+        let options = self.options;
+        let Made { given, restored, result, reference } = *made;
+        if let Some(folder) = job.output.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            places::make(folder)?;
+        }
+        let uncertainty = if options.samples > 1 { Some(spread(restored, given.shape, options.spread)?) } else { None };
+        if let Some(uncertainty) = uncertainty.as_ref().filter(|_| options.uncertainty) {
+            let path = job.output.with_extension("uncertainty.png");
+            files::write(&path, |out| uncertainty.encode(Format::Png, &[], &path, out))?;
+        }
+        if options.strip {
+            let path = job.output.with_extension("strip.png");
+            let before = (&given.picture, given.mask.as_deref());
+            let picture = Strip { before, result, uncertainty: uncertainty.as_ref(), reference }.draw()?;
+            files::write(&path, |out| encode(&picture, Format::Png, &[], &path, out))?;
+        }
+        let text = recipe.to_json()?;
+        files::write(&job.output, |out| result.encode(format, &[(KEYWORD, &text)], &job.output, out))
+    }
+}
+
+/// The samples' standard deviation as a picture: black is none, and full is the whole range.
+fn spread(restored: &Restored, shape: Shape, factor: f32) -> Result<Deep> {
+    let plane = shape.height * shape.width;
+    let mean = |i: usize| restored.deviation.iter().skip(i).step_by(plane).sum::<f32>() / shape.channels as f32;
+    let values = memory::collect((0..plane).map(|i| mean(i) * factor - 1.0))?;
+    let (width, height) = (shape.width as u32, shape.height as u32);
+    Ok(Deep { width, height, channels: 1, sixteen: true, values, alpha: None })
+}
+
+fn compare(result: &Deep, reference: &Deep) -> Result<Quality> {
+    let shape = |picture: &Deep| (picture.width, picture.height, picture.channels);
+    if shape(result) != shape(reference) {
+        let [a, b] = [result, reference].map(|p| format!("{}x{}x{}", p.width, p.height, p.channels));
+        return Err(Error::failure(format!("the reference has {b} values, and the result {a}")));
+    }
+    quality(&result.values, &reference.values, result.height as usize, result.width as usize)
+}
+
+/// A mask `[h, w]`: 1 where pixels are missing.
+fn mask(path: &Path, [width, height]: [u32; 2]) -> Result<Vec<f32>> {
+    let mask = load(path)?;
+    if (mask.width(), mask.height()) != (width, height) {
+        return Err(Error::usage(format!(
+            "the mask {} has {}x{} pixels and the picture {width}x{height}",
+            path.display(),
+            mask.width(),
+            mask.height()
+        )));
+    }
+    let missing: Vec<f32> = mask.to_values(1)?.iter().map(|&v| if v >= 0.0 { 1.0 } else { 0.0 }).collect();
+    match missing.contains(&1.0) {
+        true => Ok(missing),
+        false => Err(Error::usage(format!("the mask {} has no white: nothing is missing", path.display()))),
+    }
+}
