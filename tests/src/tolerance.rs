@@ -33,6 +33,19 @@ pub fn solver() -> Tolerance {
     allow(2e-6, "as above, and what a blur leaves a tenth of is divided by that")
 }
 
+/// A whole restoration in f32 against one in f64.
+pub fn restored() -> Tolerance {
+    allow(
+        2e-5,
+        "ten steps, each of which passes on the network's own rounding of up to 1e-6, and blur divides what it lost by up to 10",
+    )
+}
+
+/// A picture's noise level, and its distance from another, in f32 values against scikit-image's f64.
+pub fn quality() -> Tolerance {
+    allow(1e-6, "sums in f64 of values that were rounded to f32")
+}
+
 /// A single op in f32 against torch in f64.
 pub fn op(op: &Op, backend: &Backend) -> Tolerance {
     match op {

@@ -18,11 +18,11 @@ pub(super) fn step(s: &mut Step<'_>) -> Result<(), Halt> {
     let (noise, room) = s.history.split_at_mut(s.x.len());
     let (x0, room) = room.split_at_mut(len);
     let (eps, scratch) = room.split_at_mut(len);
-    let images = s.x.chunks_exact_mut(len).zip(noise.chunks_exact(len)).zip(measured.spectra.chunks_exact(len));
+    let images = s.x.chunks_exact_mut(len).zip(noise.chunks_exact_mut(len)).zip(measured.spectra.chunks_exact(len));
     for (((x, z), y), i) in images.zip((0..).step_by(len)) {
         x0.copy_from_slice(&p.x0[i..i + len]);
         eps.copy_from_slice(&p.eps[i..i + len]);
-        for values in [&mut *x, &mut *x0, &mut *eps] {
+        for values in [&mut *x, &mut *z, &mut *x0, &mut *eps] {
             operator.spectrum(values, scratch);
         }
         for (i, x) in x.iter_mut().enumerate() {

@@ -1,8 +1,8 @@
 //! What becomes of a picture in a step of the chain, when a part of it was measured.
 //!
 //! Every rule here works on one value of the operator's spectrum after the other (see [`super::operator`]): value i of the picture, which was
-//! measured as `y_i = s_i * x_i` with noise of standard deviation `sigma_y`, or not at all (`s_i = 0`). Fresh noise is drawn along the operator's
-//! directions, which are orthonormal, so that it is white in pixels too.
+//! measured as `y_i = s_i * x_i` with noise of standard deviation `sigma_y`, or not at all (`s_i = 0`). Fresh noise is turned like a picture, so
+//! that a result doesn't depend on how directions of equal singular values are chosen.
 //!
 //! Pseudo-inverse guided diffusion (Song et al. 2023) and diffusion posterior sampling (Chung et al. 2023) are not here: they need the
 //! derivative of the network by its input, which a forward-only engine doesn't have. Without it, the former's step leads along

@@ -12,7 +12,7 @@ use super::sample;
 #[derive(clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The picture: PNG, JPEG, BMP or PNM
+    /// The picture: PNG, JPEG, TIFF, BMP or PNM
     image: PathBuf,
     /// Share of the steps that are made, above 0 and up to 1: how much of the picture may change [default: 0.8, with --mask 1]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]

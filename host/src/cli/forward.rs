@@ -14,7 +14,7 @@ use super::output;
 /// Show the forward chain: a picture on its way into noise, as a strip of pictures
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The picture: PNG, JPEG, BMP or PNM
+    /// The picture: PNG, JPEG, TIFF, BMP or PNM
     image: PathBuf,
     /// Times to show, from 0 to 999 [default: eight of them from 0 to 999]
     #[arg(long, value_name = "T,T,...", value_delimiter = ',')]

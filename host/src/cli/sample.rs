@@ -126,7 +126,7 @@ pub(crate) struct Args {
     /// Show every N steps what the run takes its images for, beside the picture file: NAME.preview.png, removed in the end
     #[arg(long, value_name = "N")]
     preview: Option<u32>,
-    /// Picture file (png, jpg, bmp, pgm, ppm, pnm): one picture, or a sheet; with {i} in its name a file an image
+    /// Picture file (png, jpg, tif, bmp, pgm, ppm, pnm): one picture, or a sheet; with {i} in its name a file an image
     #[arg(long, value_name = "PATH", default_value = "unfog.png")]
     out: PathBuf,
     /// Print the result as JSON

@@ -7,6 +7,7 @@ mod edit;
 mod interrupt;
 mod loading;
 mod replay;
+mod restore;
 mod sample;
 mod tokens;
 #[cfg(feature = "vulkan")]
