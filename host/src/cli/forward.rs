@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Seed of the noise
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Picture file (png, jpg, bmp, pgm, ppm, pnm)
+    /// Picture file (png, jpg, tif, bmp, pgm, ppm, pnm)
     #[arg(long, value_name = "PATH", default_value = "forward.png")]
     out: PathBuf,
     /// Print the result as JSON
