@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
             factor: upscale.then_some(options.factor),
             kernel: upscale.then(|| options.kernel.name().into()),
             blur: (options.task == Task::Deblur).then_some(options.blur),
-            travel: travels.then(|| [options.travel.length, options.travel.times]),
+            travel: travels.then_some([options.travel.length, options.travel.times]),
         };
         Ok(Recipe {
             restore: Some(recorded),
