@@ -46,7 +46,7 @@ fn unknown_names() {
     refused(&["--prompt", "a cat"], "--prompt");
     let place = Place::new();
     place.fail(&["sample", "--backend", "foo"], 2, "foo");
-    place.fail(&["restore"], 2, "restore");
+    place.fail(&["refine"], 2, "refine");
     place.fail(&[], 2, "no command");
 }
 
