@@ -1,4 +1,4 @@
-//! The GLSL of this source tree, and fingerprints that hold modules to it which the pinned compiler can't build.
+//! The GLSL of this source tree, and fingerprints that hold modules to it where no compiler is at hand.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,10 +32,11 @@ fn expand(folder: &Path, file: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// What `spirv/<name>.hash` holds: fingerprints of the GLSL, includes and all, and of the module that was compiled from it.
+/// The line of `spirv/fingerprints` of the kernel `name` with the file name's `suffix`: fingerprints of the GLSL, includes and all, and of the
+/// module that was compiled from it.
 ///
 /// # Errors
 /// A file that can't be read.
-pub fn fingerprints(folder: &Path, name: &str, module: &[u8]) -> io::Result<String> {
-    Ok(format!("{:016x} {:016x}\n", hash(text(folder, name)?.as_bytes()), hash(module)))
+pub fn fingerprint(folder: &Path, name: &str, suffix: &str, module: &[u8]) -> io::Result<String> {
+    Ok(format!("{name}{suffix} {:016x} {:016x}\n", hash(text(folder, name)?.as_bytes()), hash(module)))
 }

@@ -1,10 +1,10 @@
 //! `unfog-spirv`: compiles every shader and compares the result, word for word, with the committed module; with
-//! `--write`, writes it instead. Modules that the compiler can't build are held to their GLSL by fingerprints, and written by
-//! another compiler (see [`unfog_shaders::spirv::compile_with_glslang`]) when those are out of date.
+//! `--write`, writes it instead, and the fingerprints that hold all modules to their GLSL. Modules that the compiler can't build are
+//! written by another one (see [`unfog_shaders::spirv::compile_with_glslang`]) when their fingerprints are out of date.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use unfog_shaders::source::{fingerprints, folder};
+use unfog_shaders::source::{fingerprint, folder};
 use unfog_shaders::spirv::{compile, compile_with_glslang};
 use unfog_shaders::{Asks, KERNELS, Kernel, Reads};
 
@@ -19,18 +19,30 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut failed = false;
+    let (mut failed, mut lines) = (false, String::new());
     let mut modules = 0;
     for (kernel, reads) in KERNELS.iter().flat_map(|kernel| ways(kernel).iter().map(move |&reads| (kernel, reads))) {
         modules += 1;
         let result = match (kernel.asks, write) {
-            (Asks::Matrix, true) => check_fingerprints(kernel.name).or_else(|_| renew_with_glslang(kernel.name)),
-            (Asks::Matrix, false) => check_fingerprints(kernel.name),
+            (Asks::Matrix, true) if known(kernel.name, reads).is_err() => {
+                compile_with_glslang(&folder(), kernel.name, &module(kernel.name, reads))
+            }
+            (Asks::Matrix, _) => known(kernel.name, reads),
             (_, true) => renew(kernel.name, reads),
-            (_, false) => check(kernel.name, reads),
+            (_, false) => check(kernel.name, reads).and_then(|()| known(kernel.name, reads)),
         };
-        if let Err(error) = result {
-            eprintln!("{}{}: {error}", kernel.name, reads.suffix());
+        let line = result.and_then(|()| line(kernel.name, reads));
+        match line {
+            Ok(line) => lines.push_str(&line),
+            Err(error) => {
+                eprintln!("{}{}: {error}", kernel.name, reads.suffix());
+                failed = true;
+            }
+        }
+    }
+    if write && !failed {
+        if let Err(error) = std::fs::write(listed(), &lines) {
+            eprintln!("{}: {error}", listed().display());
             failed = true;
         }
     }
@@ -46,19 +58,24 @@ fn ways(kernel: &Kernel) -> &'static [Reads] {
     if kernel.asks == Asks::Floor { &Reads::ALL } else { &[Reads::Storage] }
 }
 
-fn check_fingerprints(name: &str) -> Result<(), String> {
-    let read = |path: PathBuf| std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()));
-    let there = read(module(name, Reads::Storage).with_extension("hash"))?;
-    let now = fingerprints(&folder(), name, &read(module(name, Reads::Storage))?).map_err(|e| e.to_string())?;
-    if there == now.as_bytes() { Ok(()) } else { Err("the committed module is not that of the GLSL".to_owned()) }
+/// The file of the fingerprints.
+fn listed() -> PathBuf {
+    folder().join("spirv").join("fingerprints")
 }
 
-fn renew_with_glslang(name: &str) -> Result<(), String> {
-    let path = module(name, Reads::Storage);
-    compile_with_glslang(&folder(), name, &path)?;
-    let hash = path.with_extension("hash");
-    let written = std::fs::read(&path).and_then(|bytes| std::fs::write(&hash, fingerprints(&folder(), name, &bytes)?));
-    written.map_err(|e| format!("{}: {e}", hash.display()))
+/// The line of a module as it is.
+fn line(name: &str, reads: Reads) -> Result<String, String> {
+    let path = module(name, reads);
+    let line = std::fs::read(&path).and_then(|bytes| fingerprint(&folder(), name, reads.suffix(), &bytes));
+    line.map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Fails unless the fingerprints say that a module is that of its GLSL.
+fn known(name: &str, reads: Reads) -> Result<(), String> {
+    let all = std::fs::read_to_string(listed()).map_err(|e| format!("{}: {e}", listed().display()))?;
+    let line = line(name, reads)?;
+    let found = all.lines().any(|known| known == line.trim_end());
+    if found { Ok(()) } else { Err("the committed module is not that of the GLSL".to_owned()) }
 }
 
 fn fresh(name: &str, reads: Reads) -> Result<Vec<u8>, String> {
