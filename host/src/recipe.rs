@@ -143,6 +143,15 @@ pub struct Recipe {
     /// The folder of the tokenizer, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// Steps of unCLIP's prior; `steps` and what else is said of the chain are the decoder's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_steps: Option<usize>,
+    /// Scale of the prior's guidance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_guidance: Option<f32>,
+    /// Steps of the stage that made the pictures larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub super_res_steps: Option<usize>,
     /// What the network was said to predict, if its scheduler's config was not to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prediction: Option<String>,
@@ -215,6 +224,9 @@ impl Recipe {
             negative_prompt: None,
             clip_skip: None,
             tokenizer: None,
+            prior_steps: None,
+            prior_guidance: None,
+            super_res_steps: None,
             prediction: None,
             vae_tile: None,
             edit: None,

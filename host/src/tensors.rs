@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use unfog_core::nn::weights::f16_to_f32;
 
 use crate::error::{Error, Result};
@@ -23,20 +23,28 @@ impl GivenNoise {
     /// # Errors
     /// A missing or damaged file, another type or shape, a value that is not finite.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::named(path, "noise")
+    }
+
+    /// The same of the tensor `name`.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn named(path: &Path, name: &str) -> Result<Self> {
         let bytes = files::read(path)?;
         let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
         let file =
             SafeTensors::deserialize(&bytes).map_err(|e| complain("no whole safetensors file".into()).because(e))?;
-        let tensor = file.tensor("noise").map_err(|e| complain("holds no tensor `noise`".into()).because(e))?;
-        let expected = "expected noise [draws, n, c, h, w] of F32, F16 or BF16";
+        let tensor = file.tensor(name).map_err(|e| complain(format!("holds no tensor `{name}`")).because(e))?;
+        let expected = "expected [draws, n, c, h, w] of F32, F16 or BF16";
         let shape: [usize; 5] = tensor
             .shape()
             .try_into()
-            .map_err(|_| complain(format!("noise has the shape {:?}", tensor.shape())).hint(expected))?;
+            .map_err(|_| complain(format!("{name} has the shape {:?}", tensor.shape())).hint(expected))?;
         let values = widen(&tensor)?
-            .ok_or_else(|| complain(format!("noise has the type {:?}", tensor.dtype())).hint(expected))?;
+            .ok_or_else(|| complain(format!("{name} has the type {:?}", tensor.dtype())).hint(expected))?;
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-            return Err(complain(format!("noise is {} at index {i}", values[i])));
+            return Err(complain(format!("{name} is {} at index {i}", values[i])));
         }
         Ok(Self { shape, values })
     }
@@ -130,11 +138,24 @@ pub(crate) fn widen(tensor: &TensorView<'_>) -> Result<Option<Vec<f32>>> {
 /// # Errors
 /// A length that doesn't fit the shape; every error of the file.
 pub(crate) fn write_f32(path: &Path, name: &str, values: &[f32], shape: &[usize]) -> Result<()> {
-    if shape.iter().product::<usize>() != values.len() {
-        return Err(Error::failure(format!("{} values don't have the shape {shape:?}", values.len())));
+    write_f32s(path, &[(name, values, shape)])
+}
+
+/// Writes values as tensors of these names and shapes of a safetensors file, f32.
+///
+/// # Errors
+/// Those of [`write_f32`].
+pub(crate) fn write_f32s(path: &Path, tensors: &[(&str, &[f32], &[usize])]) -> Result<()> {
+    let (mut header, mut offset) = (Map::new(), 0);
+    for (name, values, shape) in tensors {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Error::failure(format!("{} values don't have the shape {shape:?}", values.len())));
+        }
+        let end = offset + size_of_val(*values);
+        header.insert((*name).into(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, end] }));
+        offset = end;
     }
-    let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [0, size_of_val(values)] });
-    let mut header = json!({ name: tensor }).to_string();
+    let mut header = Value::Object(header).to_string();
     // The values begin where f32 values may lie.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     files::write(path, |out| {
@@ -142,7 +163,7 @@ pub(crate) fn write_f32(path: &Path, name: &str, values: &[f32], shape: &[usize]
         out.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
         out.write_all(header.as_bytes()).map_err(failed)?;
         // Piece by piece: no second copy of all values is made.
-        values.chunks(1 << 10).try_for_each(|piece| {
+        tensors.iter().flat_map(|(_, values, _)| values.chunks(1 << 10)).try_for_each(|piece| {
             let bytes: Vec<u8> = piece.iter().flat_map(|v| v.to_le_bytes()).collect();
             out.write_all(&bytes).map_err(failed)
         })

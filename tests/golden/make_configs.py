@@ -38,7 +38,7 @@ TOKENS = 1024
 
 CLASSES = """DDPM DDPMParallel DDIM DDIMParallel DDIMInverse PNDM EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete
 KDPM2AncestralDiscrete LMSDiscrete DPMSolverMultistep DPMSolverSinglestep DEISMultistep UniPCMultistep SASolver IPNDM LCM TCD
-CMStochasticIterative EDMEuler EDMDPMSolverMultistep FlowMatchEulerDiscrete FlowMatchHeunDiscrete""".split()
+CMStochasticIterative EDMEuler EDMDPMSolverMultistep FlowMatchEulerDiscrete FlowMatchHeunDiscrete UnCLIP""".split()
 
 
 def kind(name):

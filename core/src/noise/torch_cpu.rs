@@ -57,6 +57,8 @@ pub struct TorchCpu {
     /// The latest values, and the number of the word that they start from.
     block: [f32; BLOCK],
     block_word: Option<u64>,
+    /// Words that others took before.
+    before: u64,
 }
 
 const BLOCK: usize = 16;
@@ -76,6 +78,7 @@ impl TorchCpu {
             taken: 0,
             block: [0.0; BLOCK],
             block_word: None,
+            before: 0,
         }
     }
 
@@ -85,6 +88,24 @@ impl TorchCpu {
         self.build = build;
         self.block_word = None;
         self
+    }
+
+    /// The same after `words` words of the stream, which draws of other sizes have taken ([`TorchCpu::words`]).
+    #[must_use]
+    pub const fn after(mut self, words: u64) -> Self {
+        self.before = words;
+        self.block_word = None;
+        self
+    }
+
+    /// How many words of the stream so many draws take; `None` for more than can be counted. (Of draws below 16 values, with the word pairs
+    /// that are only begun.)
+    pub fn words(&self, draws: u32) -> Option<u64> {
+        let size = (self.len as u64).checked_mul(self.images as u64).filter(|&size| size <= 1 << 56)?;
+        match size < BLOCK as u64 {
+            true => (size * u64::from(draws)).div_ceil(2).checked_mul(4),
+            false => (size + tail(size)).checked_mul(u64::from(draws)),
+        }
     }
 
     /// Goes to a word of the stream.
@@ -137,6 +158,11 @@ impl TorchCpu {
     }
 }
 
+/// Uniform values that a draw of so many values takes more, to make its last 16 anew.
+const fn tail(size: u64) -> u64 {
+    if size.is_multiple_of(BLOCK as u64) { 0 } else { BLOCK as u64 }
+}
+
 impl Noise for TorchCpu {
     fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError> {
         if out.len() != self.len {
@@ -147,13 +173,14 @@ impl Noise for TorchCpu {
         let (len, images) = (self.len as u64, self.images as u64);
         // Far below 2^64 for anything that fits a memory; what doesn't is refused.
         let size = len.checked_mul(images).filter(|&size| size <= 1 << 56).ok_or(NoiseError::TooLarge)?;
-        let tail = if size.is_multiple_of(BLOCK as u64) { 0 } else { BLOCK as u64 };
+        let tail = tail(size);
         let end = (size + tail).checked_mul(u64::from(draw) + 1).ok_or(NoiseError::TooLarge)?;
-        let start = end - (size + tail);
+        let start = self.before.checked_add(end - (size + tail)).ok_or(NoiseError::TooLarge)?;
+        let before = self.before;
         for (element, out) in (image * len..).zip(out) {
             *out = if size < BLOCK as u64 {
                 let value = u64::from(draw) * size + element;
-                self.pair(value / 2 * 4)[(value % 2) as usize]
+                self.pair(before + value / 2 * 4)[(value % 2) as usize]
             } else if element < size - tail {
                 self.sixteen(start + element / BLOCK as u64 * BLOCK as u64)[element as usize % BLOCK]
             } else {
@@ -178,6 +205,25 @@ mod tests {
         assert_eq!(noise.fill(5, 0, &mut [0.0; 19]), Err(NoiseError::Length { needed: 19, given: 20 }));
         assert_eq!(TorchCpu::new(1, 0, usize::MAX, 20).fill(0, 0, &mut out), Err(NoiseError::TooLarge));
         assert_eq!(TorchCpu::new(1, 0, 1, 0).fill(0, 0, &mut []), Ok(()));
+    }
+
+    /// Draws of one size follow those of another: torch.Generator().manual_seed(7), then torch.randn of 20 values, twice, of 4, three times, and of 32.
+    #[test]
+    fn the_stream_goes_on_after_draws_of_other_sizes() {
+        let first = TorchCpu::new(7, 0, 1, 20);
+        let words = first.words(2).unwrap();
+        assert_eq!(words, 2 * (20 + 16));
+        let second = TorchCpu::new(7, 0, 1, 4).after(words);
+        // Six pairs of four words each.
+        let words = words + second.words(3).unwrap();
+        assert_eq!(words, 72 + 24);
+        let mut out = [0.0; 32];
+        TorchCpu::new(7, 0, 1, 32).after(words).fill(0, 0, &mut out).unwrap();
+        assert_eq!(out[..3], [-0.536_822_44, 0.828_882_63, 1.057_069_8]);
+        let mut out = [0.0; 4];
+        TorchCpu::new(7, 0, 1, 4).after(72).fill(0, 2, &mut out).unwrap();
+        assert_eq!(out[..3], [0.107_241_46, 0.612_516_6, 0.329_645_43]);
+        assert_eq!(TorchCpu::new(7, 0, usize::MAX, 20).words(1), None);
     }
 
     #[test]

@@ -86,6 +86,15 @@ pub(crate) struct Args {
     /// Steps [default: 50, for ddpm all timesteps of the model]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    /// Steps of unCLIP's prior, whose decoder --steps is for [default: 25 for both]
+    #[arg(long, value_name = "N")]
+    prior_steps: Option<usize>,
+    /// Steps in which unCLIP makes its pictures larger [default: 7]
+    #[arg(long, value_name = "N")]
+    super_res_steps: Option<usize>,
+    /// Guidance scale of unCLIP's prior, whose decoder --guidance is for [default: 4, of the decoder 8]
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    prior_guidance: Option<f32>,
     /// Share of fresh noise, from 0 to 1, of ddim [default: 0], tcd [default: 0.3] and sa-solver [default: 1]
     #[arg(long, value_name = "E", allow_negative_numbers = true)]
     eta: Option<f32>,
@@ -113,10 +122,12 @@ pub(crate) struct Args {
     /// chance) or brownian (stochastic samplers: the same picture from more steps)
     #[arg(long, value_name = "NAME", default_value = "philox")]
     noise: Generator,
-    /// Noise [draws, n, c, h, w] to use instead of random numbers: tensor `noise` of a safetensors file
+    /// Noise [draws, n, c, h, w] to use instead of random numbers: tensor `noise` of a safetensors file; of unCLIP `prior_noise`,
+    /// `decoder_noise` and `super_res_noise`
     #[arg(long, value_name = "FILE")]
     noise_in: Option<PathBuf>,
-    /// Also write what the sampler leaves, f32: tensor `x0` [n, c, h, w] of a safetensors file
+    /// Also write what the sampler leaves, f32: tensor `x0` [n, c, h, w] of a safetensors file; of unCLIP beside it `image_embedding` and
+    /// `decoded`
     #[arg(long, value_name = "FILE")]
     latents_out: Option<PathBuf>,
     /// Decode latents in overlapping tiles of this side, which takes less memory: N pixels, off, or auto (where the whole picture does not
@@ -177,6 +188,9 @@ pub(crate) fn options(args: &Args) -> Result<Options> {
         schedule: args.schedule.clone(),
         sigmas: args.sigmas.clone(),
         steps: args.steps,
+        prior_steps: args.prior_steps,
+        super_res_steps: args.super_res_steps,
+        prior_guidance: args.prior_guidance,
         eta: args.eta,
         seed: args.seed,
         count: args.count,

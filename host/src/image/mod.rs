@@ -1,5 +1,6 @@
 //! Pictures: 8-bit pixels, files, sheets, and the way from and to a network's values.
 
+mod bicubic;
 mod deep;
 mod format;
 mod load;
@@ -7,6 +8,7 @@ mod png_text;
 mod resize;
 mod save;
 
+pub(crate) use bicubic::bicubic;
 pub use deep::Deep;
 pub use format::Format;
 pub use load::load;

@@ -1,6 +1,7 @@
 //! What a model is made of and what it costs.
 
 mod pipeline;
+mod unclip;
 
 use serde::Serialize;
 use unfog_core::nn::graph::Graph;
@@ -81,17 +82,19 @@ pub struct Inspection {
 pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Result<Inspection> {
     request.check()?;
     let pipeline = Pipeline::of(model)?;
-    let multiple = pipeline.as_ref().map_or(1, Pipeline::multiple);
-    let (width, height) = match (size, model.size()) {
-        (None, Some((h, w))) => (w.saturating_mul(multiple), h.saturating_mul(multiple)),
-        (size, _) => model.picture_size(size)?,
+    let [width, height] = match model.unclip() {
+        Some(_) => unclip::size(model, size)?,
+        None => self::size(model, size, pipeline.as_ref().map_or(1, Pipeline::multiple))?,
     };
-    if !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
-        return Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {multiple}")));
-    }
-    let network = model.network(height / multiple, width / multiple)?;
+    let (shown, network) = match model.unclip() {
+        Some(stages) => (&*stages.decoder, unclip::network(stages)?),
+        None => {
+            let multiple = pipeline.as_ref().map_or(1, Pipeline::multiple);
+            (model, model.network(height / multiple, width / multiple)?)
+        }
+    };
     let graph = network.graph();
-    let weights = model.weights(&network)?;
+    let weights = shown.weights(&network)?;
     let fingerprint = weights.fingerprint();
     let mut slots = vec![Slot::default(); slots_needed(&graph)];
     let plan = plan(&graph, &Target::STORED, &mut slots)
@@ -108,13 +111,17 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Re
             flops: node_flops(&graph, node),
         }
     });
-    let scheduler = model.scheduler()?;
-    let stages = match &pipeline {
-        Some(pipeline) => pipeline.stages(&network, weights.bytes(), [width, height], request)?,
-        None => Vec::new(),
+    let scheduler = match model.unclip() {
+        Some(stages) => Some(stages.decoder_scheduler.clone()),
+        None => model.scheduler()?,
+    };
+    let stages = match (&pipeline, model.unclip()) {
+        (Some(pipeline), _) => pipeline.stages(&network, weights.bytes(), [width, height], request)?,
+        (None, Some(stages)) => unclip::stages(stages, &network, weights.bytes(), request)?,
+        (None, None) => Vec::new(),
     };
     let classes = model.classes();
-    let [in_channels, out_channels] = model.channels();
+    let [in_channels, out_channels] = shown.channels();
     Ok(Inspection {
         model: model.name().into(),
         architecture: model.architecture(),
@@ -136,6 +143,18 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Re
         stages,
         layers: layers.collect(),
     })
+}
+
+/// Width and height of the pictures: multiples of `multiple`.
+fn size(model: &Model, asked: Option<(u32, u32)>, multiple: u32) -> Result<[u32; 2]> {
+    let (width, height) = match (asked, model.size()) {
+        (None, Some((h, w))) => (w.saturating_mul(multiple), h.saturating_mul(multiple)),
+        (asked, _) => model.picture_size(asked)?,
+    };
+    match width.is_multiple_of(multiple) && height.is_multiple_of(multiple) {
+        true => Ok([width, height]),
+        false => Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {multiple}"))),
+    }
 }
 
 /// The backends that `request` means: of those that `auto` stands for, the ones that there are.

@@ -1,7 +1,6 @@
 //! What the stages of a text-to-image pipeline take. They follow one another, and each gives its memory back before the next takes its own.
 
 use serde::Serialize;
-use unfog_core::nn::graph::Graph;
 use unfog_core::nn::model::clip_text::Outputs;
 
 use super::{kinds, memory};
@@ -24,6 +23,20 @@ pub struct StagePlan {
     pub flops: u64,
     /// What it takes on each backend.
     pub memory: Vec<Needs>,
+}
+
+impl StagePlan {
+    /// The plan of a stage's network, whose weights take so many bytes.
+    pub(super) fn of(stage: &str, network: &Network, weight_bytes: u64, request: &Request) -> Self {
+        let graph = network.graph();
+        Self {
+            stage: stage.into(),
+            parameters: network.parameters(),
+            weight_bytes,
+            flops: flops(&graph),
+            memory: kinds(request).into_iter().map(|kind| memory(&request.chosen(kind), &graph)).collect(),
+        }
+    }
 }
 
 /// Sides of tiles in which a decoder's plan is shown, too.
@@ -67,13 +80,6 @@ impl Pipeline {
     ) -> Result<Vec<StagePlan>> {
         // As in a run: text encoders and decoders are small beside the network, and suffer more.
         let beside = Request { precision: request.precision.min(Precision::F16), ..request.clone() };
-        let plan = |stage: String, graph: Graph<'_>, parameters, weight_bytes, request: &Request| StagePlan {
-            stage,
-            parameters,
-            weight_bytes,
-            flops: flops(&graph),
-            memory: kinds(request).into_iter().map(|kind| memory(&request.chosen(kind), &graph)).collect(),
-        };
         let mut stages = Vec::new();
         for (i, encoder) in self.encoders.iter().enumerate() {
             let last = i + 1 == self.encoders.len();
@@ -84,15 +90,15 @@ impl Pipeline {
             let text = encoder.network(encoder.config().max_position_embeddings, outputs)?;
             let bytes = encoder.weights(&text)?.bytes();
             let name = if self.encoders.len() > 1 { format!("text encoder {}", i + 1) } else { "text encoder".into() };
-            stages.push(plan(name, text.graph(), text.parameters(), bytes, &beside));
+            stages.push(StagePlan::of(&name, &text, bytes, &beside));
         }
-        stages.push(plan("network".into(), network.graph(), network.parameters(), weight_bytes, request));
+        stages.push(StagePlan::of("network", network, weight_bytes, request));
         let decoder = self.autoencoder.decoder(height, width)?;
         let bytes = self.autoencoder.weights(&decoder)?.bytes();
-        stages.push(plan("decoder".into(), decoder.graph(), decoder.parameters(), bytes, &beside));
+        stages.push(StagePlan::of("decoder", &decoder, bytes, &beside));
         for side in TILES.into_iter().filter(|side| *side < width.max(height) && side.is_multiple_of(self.multiple())) {
             let tile = self.autoencoder.decoder(height.min(side), width.min(side))?;
-            stages.push(plan(format!("tiles of {side}"), tile.graph(), tile.parameters(), bytes, &beside));
+            stages.push(StagePlan::of(&format!("tiles of {side}"), &tile, bytes, &beside));
         }
         Ok(stages)
     }

@@ -9,6 +9,7 @@ mod embedding;
 pub(crate) mod fields;
 mod gguf;
 mod hash;
+mod image_encoder;
 mod index;
 mod lora;
 mod mapped;
@@ -20,11 +21,13 @@ mod scheduler;
 mod sd3;
 mod source;
 mod text_encoder;
+mod unclip;
 mod unet2d;
 mod unet2d_condition;
 mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use unfog_core::nn::model::unet2d::{ClassEmbedding, Config};
 use unfog_core::nn::model::unet2d_condition::{self as condition, Beside};
@@ -36,12 +39,14 @@ pub(crate) use control::Control;
 pub(crate) use embedding::Embedding;
 pub use embedding::EmbeddingChoice;
 pub use hash::Fingerprint;
+pub(crate) use image_encoder::{FeatureExtractor, ImageEncoder};
 pub use lora::LoraChoice;
 pub(crate) use lora::{Loras, Part};
 pub use network::Network;
 pub use scheduler::Scheduler;
 pub(crate) use scheduler::{KARRAS_RHO, Own, SCHEDULES, TCD_ETA};
 pub use text_encoder::TextEncoder;
+pub(crate) use unclip::{Embedder, UnClip};
 pub use weights::Weights;
 
 use crate::error::{Error, Result};
@@ -108,6 +113,8 @@ enum Origin {
     Sd3(Source, Box<sd3_core::Config>),
     /// Files as diffusers saves them, of a `PriorTransformer` with this config.
     Prior(Source, prior_core::Config),
+    /// The stages of unCLIP, each a model of its own.
+    UnClip(Arc<UnClip>),
     /// One file that `unfog pack` wrote.
     Pack(Box<Packed>),
 }
@@ -130,7 +137,7 @@ impl Origin {
             | Self::Dit(source, _)
             | Self::Prior(source, _)
             | Self::Sd3(source, _) => Some(source),
-            Self::Pack(_) => None,
+            Self::UnClip(_) | Self::Pack(_) => None,
         }
     }
 
@@ -138,6 +145,7 @@ impl Origin {
     fn index(&self) -> Result<Option<(String, Vec<u8>)>> {
         match self {
             Self::Pack(pack) => Ok(pack.index()),
+            Self::UnClip(unclip) => unclip.index().map(Some),
             other => other.source().map_or(Ok(None), Source::index),
         }
     }
@@ -145,7 +153,7 @@ impl Origin {
 
 /// Every pipeline that is known.
 fn known_pipelines() -> Vec<&'static str> {
-    [&PIPELINES[..], &TEXT_PIPELINES, &CLASS_PIPELINES, &JOINT_PIPELINES].concat()
+    [&PIPELINES[..], &TEXT_PIPELINES, &CLASS_PIPELINES, &JOINT_PIPELINES, &unclip::PIPELINES].concat()
 }
 
 /// Parses a model_index.json and checks that its pipeline is one of those that are `known`.
@@ -169,6 +177,11 @@ impl Model {
     /// A missing file; an architecture, option or value that is not known.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         let name = path.map_or("glyph-tiny".into(), |path| path.display().to_string());
+        if let Some((unclip, index)) = path.map_or(Ok(None), UnClip::open)? {
+            let (size, origin) = (unclip.size(), Origin::UnClip(Arc::new(unclip)));
+            let default_guidance = index.optional_f64("default_guidance")?.map(|g| g as f32);
+            return Ok(Self { name, origin, size, classes: None, default_guidance });
+        }
         let (origin, index, size, labels) = match path {
             Some(path) if path.exists() && !path.is_dir() && FileKind::of(path)? == FileKind::Other => {
                 let pack = Packed::open(path)?;
@@ -236,6 +249,7 @@ impl Model {
             Origin::Dit(..) => "DiTTransformer2DModel",
             Origin::Sd3(..) => "SD3Transformer2DModel",
             Origin::Prior(..) => "PriorTransformer",
+            Origin::UnClip(unclip) => unclip.name(),
             Origin::Pack(_) => "pack",
         }
     }
@@ -243,11 +257,12 @@ impl Model {
     /// Channels of what is sampled, and of the network's prediction.
     pub fn channels(&self) -> [u32; 2] {
         match &self.origin {
-            Origin::UNet2d(_, config) => [config.in_channels, config.out_channels],
+            Origin::UNet2d(_, config) => [config.sample_channels(), config.out_channels],
             Origin::UNet2dCondition(_, config) => [config.sample_channels(), config.out_channels],
             Origin::Dit(_, config) => [config.in_channels, config.out_channels],
             Origin::Sd3(_, config) => [config.in_channels, config.out_channels],
             Origin::Prior(_, config) => [config.embedding_dim, config.out_dim()],
+            Origin::UnClip(unclip) => unclip.super_res[0].channels(),
             Origin::Pack(pack) => pack.shapes().map(|shape| shape.c),
         }
     }
@@ -257,7 +272,7 @@ impl Model {
         match &self.origin {
             Origin::UNet2d(_, config) => config.class_embedding == ClassEmbedding::Identity,
             Origin::UNet2dCondition(..) | Origin::Sd3(..) | Origin::Prior(..) => true,
-            Origin::Dit(..) => false,
+            Origin::Dit(..) | Origin::UnClip(_) => false,
             Origin::Pack(pack) => pack.takes_embedding(),
         }
     }
@@ -376,7 +391,10 @@ impl Model {
 
     /// The folder of one of a whole model's parts, if it has such a part.
     pub(crate) fn part(&self, name: &str) -> Option<PathBuf> {
-        self.origin.source().and_then(|source| source.part(name))
+        match &self.origin {
+            Origin::UnClip(unclip) => unclip.part(name),
+            origin => origin.source().and_then(|source| source.part(name)),
+        }
     }
 
     /// What a network takes of texts, if it takes them.
@@ -434,8 +452,30 @@ impl Model {
             Origin::Dit(_, config) => dit::network(config, h, w),
             Origin::Sd3(_, config) => sd3::network(config, h, w, tokens),
             Origin::Prior(_, config) => prior_transformer::network(config, h, w),
+            Origin::UnClip(_) => Err(self.of_stages()),
             Origin::Pack(pack) => pack.network(h, w),
         }
+    }
+
+    /// Tokens of the texts that a prior takes.
+    pub(crate) fn text_tokens(&self) -> Option<u32> {
+        match &self.origin {
+            Origin::Prior(_, config) => Some(config.num_embeddings),
+            _ => None,
+        }
+    }
+
+    /// The stages of unCLIP, if the model has them.
+    pub(crate) fn unclip(&self) -> Option<&Arc<UnClip>> {
+        match &self.origin {
+            Origin::UnClip(unclip) => Some(unclip),
+            _ => None,
+        }
+    }
+
+    fn of_stages(&self) -> Error {
+        Error::usage(format!("the model {} is a chain of networks, not one", self.name))
+            .hint("give the folder of one of them, such as its decoder")
     }
 
     /// What a network takes whose pixels attend to texts; `None` of any other.
@@ -468,6 +508,7 @@ impl Model {
             | Origin::Dit(source, _)
             | Origin::Prior(source, _)
             | Origin::Sd3(source, _) => source.load(network),
+            Origin::UnClip(_) => Err(self.of_stages()),
             Origin::Pack(pack) => Weights::packed(pack.file(), network),
         }
     }

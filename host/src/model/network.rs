@@ -2,7 +2,7 @@
 
 use unfog_core::nn::graph::{
     EMPTY_NODE, EMPTY_TENSOR, EMPTY_WEIGHT, Graph, GraphBuilder, GraphError, Node, Tensor, TensorId, Weight,
-    WeightNames,
+    WeightNames, WeightUse,
 };
 use unfog_core::nn::op::{Shape, ShapeError};
 
@@ -57,6 +57,14 @@ impl Network {
         let all = self.names.iter().zip(&self.weights);
         let own = all.filter_map(|(name, weight)| Some((name.strip_prefix(prefix)?.to_owned(), *weight)));
         let (names, weights) = own.unzip();
+        Self { nodes: Vec::new(), tensors: Vec::new(), weights, output: TensorId(0), names }
+    }
+
+    /// Nothing but weights, vectors of these names and lengths: for reading them.
+    pub(super) fn vectors(vectors: &[(&str, u32)]) -> Self {
+        let names = vectors.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let weight = |&(_, len): &(&str, u32)| Weight { shape: [len, 1, 1, 1], role: WeightUse::Vector };
+        let weights = vectors.iter().map(weight).collect();
         Self { nodes: Vec::new(), tensors: Vec::new(), weights, output: TensorId(0), names }
     }
 

@@ -54,6 +54,7 @@ pub(super) fn read(fields: &Fields) -> Result<(Config, Option<(u32, u32)>)> {
     let resample = [(Some("conv"), Resample::Conv), (Some("resnet"), Resample::Resnet)];
     let config = Config {
         in_channels: fields.u32("in_channels", 3)?,
+        condition_channels: 0,
         out_channels: fields.u32("out_channels", 3)?,
         center_input_sample: fields.bool("center_input_sample", false)?,
         time_embedding: time_embedding(fields)?,

@@ -91,9 +91,14 @@ impl Weights {
             let found = find(&indices, &names(name)).ok_or_else(|| missing(&files, name))?;
             let file = &files[found.file];
             let complain = |what: String| Error::failure(format!("{}: weight {name} {what}", file.name));
-            // Parameters that torch broadcasts have sides of one in front.
+            // Parameters that torch broadcasts have sides of one in front; and a table of one row may be that row.
             let ones = found.shape.iter().take_while(|&&n| n == 1).count();
-            if (0..=ones).all(|first| padded(&found.shape[first..]) != Some(weight.shape)) {
+            let fits = |first| {
+                let [front, rest @ ..] = weight.shape;
+                let found = padded(&found.shape[first..]);
+                found == Some(weight.shape) || front == 1 && found == Some([rest[0], rest[1], rest[2], 1])
+            };
+            if !(0..=ones).any(fits) {
                 let expected: Vec<u32> = trimmed(weight.shape);
                 return Err(complain(format!("has the shape {:?}, expected {expected:?}", found.shape)));
             }

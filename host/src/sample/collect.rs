@@ -13,7 +13,7 @@ use crate::image::Picture;
 use crate::memory;
 use crate::model::Fingerprint;
 use crate::recipe::Recipe;
-use crate::tensors::write_latents;
+use crate::tensors::write_f32s;
 
 /// The most values that are kept for a latents file: 1 GiB.
 const MOST_LATENTS: u64 = 1 << 28;
@@ -49,6 +49,8 @@ impl Pending {
 pub(super) struct Latents {
     path: PathBuf,
     values: Vec<f32>,
+    /// What one stage handed to the next, with its name and shape.
+    between: Vec<(&'static str, Vec<f32>, Vec<usize>)>,
 }
 
 impl Latents {
@@ -60,7 +62,7 @@ impl Latents {
         if u64::from(setup.count).saturating_mul(setup.image_len() as u64) > MOST_LATENTS {
             return Err(Error::usage("--latents-out would be too large").hint("give a smaller --count"));
         }
-        Ok(Self { path: path.to_path_buf(), values: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), values: Vec::new(), between: Vec::new() })
     }
 }
 
@@ -93,7 +95,10 @@ impl<'a> Collector<'a> {
         let Setup { width, height, channels, count, .. } = *self.setup;
         let mut recipe = self.recipe.ok_or_else(|| Error::failure("nothing was made"))?;
         if let Some(latents) = &self.latents {
-            write_latents(&latents.path, &latents.values, [count, channels, height, width])?;
+            let shape = [count, channels, height, width].map(|n| n as usize);
+            let between = latents.between.iter().map(|(name, values, shape)| (*name, &values[..], &shape[..]));
+            let all: Vec<_> = std::iter::once(("x0", &latents.values[..], &shape[..])).chain(between).collect();
+            write_f32s(&latents.path, &all)?;
         }
         if !self.output.each() {
             self.files.push(self.output.write_all(&self.pictures, recipe.get()?)?);
@@ -124,6 +129,14 @@ impl Sink for Collector<'_> {
             Some(latents) => memory::extend(&mut latents.values, values),
             None => Ok(()),
         }
+    }
+
+    fn between(&mut self, name: &'static str, values: &[f32], shape: &[u32]) -> Result<()> {
+        let Some(latents) = &mut self.latents else { return Ok(()) };
+        let mut kept = Vec::new();
+        memory::extend(&mut kept, values)?;
+        latents.between.push((name, kept, shape.iter().map(|n| *n as usize).collect()));
+        Ok(())
     }
 
     /// Files of single images are written now.

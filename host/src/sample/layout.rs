@@ -41,7 +41,8 @@ impl Layout {
 
     fn crossed(config: &Config, encoders: &[TextEncoder]) -> Result<Self> {
         if config.simple {
-            return Err(Error::failure("the network is unCLIP's decoder, whose pipeline is not supported yet"));
+            return Err(Error::failure("the network is unCLIP's decoder, which makes pictures of embeddings")
+                .hint("give the folder of its whole pipeline, an UnCLIPPipeline"));
         }
         let wanted = config.encoder_hid_dim.unwrap_or(config.cross_attention_dim);
         let width = states(encoders);

@@ -20,6 +20,7 @@ mod replayed;
 mod setup;
 mod stages;
 mod tokenizers;
+mod unclip;
 mod words;
 
 use std::path::PathBuf;
@@ -151,14 +152,15 @@ pub(crate) fn settle(
     Ok((request, leftover))
 }
 
-fn source(options: &Options, setup: &Setup) -> Result<Source> {
+/// The noise of a chain, of the tensor `name` where it is given.
+fn source(options: &Options, setup: &Setup, name: &str) -> Result<Source> {
     let Some(path) = &options.noise_in else { return Ok(Source::Seed(setup.noise, options.seed)) };
-    let given = GivenNoise::read(path)?;
+    let given = GivenNoise::named(path, name)?;
     given.check(setup.count, setup.channels, setup.height, setup.width)?;
     let needed = draws(setup)?;
     if given.draws() < needed as usize {
         return Err(Error::usage(format!(
-            "{} holds {} draws of noise, but the run makes {needed}",
+            "{} holds {} draws of {name}, but the run makes {needed}",
             path.display(),
             given.draws()
         )));
@@ -191,6 +193,9 @@ fn recipe(
         negative_prompt: setup.loaded.and_then(|loaded| loaded.negative()).and(options.negative.clone()),
         clip_skip: options.clip_skip,
         tokenizer: options.tokenizer.as_ref().map(|path| path.display().to_string()),
+        prior_steps: None,
+        prior_guidance: None,
+        super_res_steps: None,
         prediction: options.prediction.map(|prediction| prediction_name(prediction).into()),
         // Told once it is known.
         vae_tile: None,

@@ -1,10 +1,9 @@
 //! Where a run's noise comes from.
 
-use unfog_core::noise::{Brownian, Given, Lattice, Noise, Philox, TorchCpu, TorchCuda};
+use unfog_core::noise::{Brownian, Given, Lattice, Noise, NoiseError, Philox, TorchCpu, TorchCuda};
 
 use super::setup::Setup;
 use crate::backend::by_name;
-use crate::error::Result;
 use crate::tensors::GivenNoise;
 
 /// How a seed becomes noise.
@@ -42,8 +41,27 @@ impl Generator {
 impl std::str::FromStr for Generator {
     type Err = crate::Error;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         by_name(&Self::NAMES, "noise", text)
+    }
+}
+
+/// What chains of other sizes have drawn of a seed's noise before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Drawn {
+    /// Draws.
+    pub(super) draws: u32,
+    /// Words of torch's stream.
+    pub(super) words: u64,
+}
+
+/// Noise after so many draws.
+struct Later(Philox, u32);
+
+impl Noise for Later {
+    fn fill(&mut self, image: u64, draw: u32, out: &mut [f32]) -> Result<(), NoiseError> {
+        let draw = draw.checked_add(self.1).ok_or(NoiseError::TooLarge)?;
+        self.0.fill(image, draw, out)
     }
 }
 
@@ -61,8 +79,10 @@ impl Source {
     pub(super) fn noise(&self, setup: &Setup) -> Box<dyn Noise + '_> {
         let (first, count, len) = (setup.first, setup.count as usize, setup.image_len());
         match self {
-            Self::Seed(Generator::Philox, seed) => Box::new(Philox::new(*seed)),
-            Self::Seed(Generator::TorchCpu, seed) => Box::new(TorchCpu::new(*seed, first, count, len)),
+            Self::Seed(Generator::Philox, seed) => Box::new(Later(Philox::new(*seed), setup.drawn.draws)),
+            Self::Seed(Generator::TorchCpu, seed) => {
+                Box::new(TorchCpu::new(*seed, first, count, len).after(setup.drawn.words))
+            }
             Self::Seed(Generator::TorchCuda, seed) => Box::new(TorchCuda::new(*seed, first, count, len)),
             Self::Seed(Generator::Lattice, seed) => Box::new(Lattice::new(*seed)),
             // The time of a run's noise goes from 1 to 0.

@@ -51,6 +51,13 @@ pub struct Options {
     pub guidance_interval: Option<[f64; 2]>,
     /// Sampler.
     pub sampler: Option<String>,
+    /// Steps of unCLIP's prior, and of the stage that makes pictures larger; 25 and 7. `steps` and what else is said of the chain are its
+    /// decoder's.
+    pub prior_steps: Option<usize>,
+    /// See `prior_steps`.
+    pub super_res_steps: Option<usize>,
+    /// Guidance scale of unCLIP's prior; 4. `guidance` is its decoder's, 8.
+    pub prior_guidance: Option<f32>,
     /// Beta schedule.
     pub schedule: Option<String>,
     /// Table of sigmas, for samplers over noise levels.
@@ -112,6 +119,9 @@ impl Default for Options {
             schedule: None,
             sigmas: None,
             steps: None,
+            prior_steps: None,
+            super_res_steps: None,
+            prior_guidance: None,
             eta: None,
             seed: 0,
             count: 1,

@@ -12,7 +12,7 @@ use super::prompt::Prompts;
 use super::setup::Setup;
 use super::stages::{Clock, Stage};
 use super::words::Words;
-use super::{Event, Made, generate, open, recipe, settle, source};
+use super::{Event, Made, generate, open, recipe, settle, source, unclip};
 use crate::backend::{Backend, Narrowed, Precision, Request};
 use crate::error::Result;
 use crate::memory;
@@ -31,6 +31,11 @@ pub(super) trait Sink {
     fn sampled(&mut self, values: &[f32]) -> Result<()>;
     /// The pictures of the images from number `first` on `[n, c, h, w]`, from -1 to 1.
     fn pictures(&mut self, first: u64, values: &[f32]) -> Result<()>;
+    /// What one stage handed to the next, of all images.
+    fn between(&mut self, name: &'static str, values: &[f32], shape: &[u32]) -> Result<()> {
+        let _ = (name, values, shape);
+        Ok(())
+    }
 }
 
 /// Copies what stays of the picture that a run begins from to what it makes.
@@ -75,11 +80,14 @@ pub(super) fn produce(
     report: &mut dyn FnMut(Event),
     sink: &mut dyn Sink,
 ) -> Result<()> {
+    if let (Some(unclip), Some(stages)) = (model.unclip(), &setup.stages) {
+        return unclip::produce(model, (unclip, stages), options, setup, stop, report, sink);
+    }
     let sink: &mut dyn Sink = match setup.plan.as_ref().filter(|plan| plan.pastes()) {
         Some(plan) => &mut Pasting { plan, sink },
         None => sink,
     };
-    let source = source(options, setup)?;
+    let source = source(options, setup, "noise")?;
     let mut loras = Loras::open(&options.loras)?;
     let prompts = Prompts::read(model, options, setup, &mut loras)?;
     let size = (setup.height, setup.width);

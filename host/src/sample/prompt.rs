@@ -253,7 +253,7 @@ fn between(config: &Config, setup: &Setup) -> Result<Vec<f32>> {
 }
 
 /// Multiplies the states `[tokens, dim]` by their tokens' weights and brings their mean back to what it was, as AUTOMATIC1111 does.
-fn weigh(states: &mut [f32], weights: &[f32]) {
+pub(super) fn weigh(states: &mut [f32], weights: &[f32]) {
     if weights.iter().all(|weight| *weight == 1.0) {
         return;
     }

@@ -8,9 +8,10 @@ use unfog_core::guidance::{Classifier, Guidance, Rule};
 use super::controls;
 use super::edit::{Given, Kind, Plan, Start, image_guidance, noise_level, own_size, strength};
 use super::guidance::Guided;
-use super::noise::Generator;
+use super::noise::{Drawn, Generator};
 use super::options::Options;
 use super::prompt::Loaded;
+use super::unclip::{self, Stages};
 use crate::error::{Error, Result};
 use crate::model::{Autoencoder, Model};
 use crate::settings::{Settings, Wishes};
@@ -61,6 +62,12 @@ pub struct Setup {
     pub plan: Option<Plan>,
     /// The picture as the network has it, once it is encoded.
     pub start: Option<Arc<Start>>,
+    /// The conditions of each image, `[k, n]`, where a stage before has made them.
+    pub(super) own: Option<Arc<Vec<Vec<Cond>>>>,
+    /// The chains of unCLIP, of which this is the decoder's with the size of the pictures.
+    pub(super) stages: Option<Arc<Stages>>,
+    /// What stages before have drawn of the noise.
+    pub(super) drawn: Drawn,
     /// What guides it.
     pub guided: Guided,
     /// How the seed becomes noise.
@@ -79,6 +86,10 @@ impl Setup {
     /// # Errors
     /// A usage error for what can't be done with this model, a failure for a model that is not whole.
     pub fn new(model: &Model, options: &Options) -> Result<Self> {
+        if let Some(unclip) = model.unclip() {
+            return unclip::setup(model, unclip, options);
+        }
+        unclip::refuse_stages(model, options)?;
         if options.count == 0 {
             return Err(Error::usage("--count 0 makes no picture").hint("give 1 or more"));
         }
@@ -182,6 +193,9 @@ impl Setup {
             loaded: None,
             plan,
             start: None,
+            own: None,
+            stages: None,
+            drawn: Drawn::default(),
             guided,
             noise,
             class,
@@ -205,6 +219,10 @@ impl Setup {
 
     /// The conditions of `n` images from image number `first` on: `[k, n]`, the wanted ones first.
     pub fn conds(&self, model: &Model, first: u64, n: usize) -> Vec<Cond> {
+        if let Some(own) = &self.own {
+            let before = usize::try_from(first.saturating_sub(self.first)).unwrap_or(usize::MAX);
+            return own.iter().flat_map(|conds| conds.iter().skip(before).take(n)).copied().collect();
+        }
         if let Some(Loaded { wanted, others }) = self.loaded {
             let all = std::iter::once(wanted).chain(others.into_iter().flatten());
             let own = |cond| self.start.as_ref().and_then(|start| start.conds(cond, first, n)).map(<[Cond]>::to_vec);

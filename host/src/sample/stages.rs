@@ -9,12 +9,16 @@ use super::Event;
 pub enum Stage {
     /// The text encoders, opened and run.
     Texts,
+    /// What makes unCLIP's embeddings, opened and run.
+    Embedding,
     /// The network's backend, opened.
     Opening,
     /// All steps of all images; of a model without an autoencoder with the writing of their files.
     Sampling,
     /// The decoder, opened and run, and files written.
     Decoding,
+    /// unCLIP's last stage, opened and run, and files written.
+    SuperRes,
 }
 
 impl Stage {
@@ -22,9 +26,11 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Texts => "texts",
+            Self::Embedding => "embedding",
             Self::Opening => "opening",
             Self::Sampling => "sampling",
             Self::Decoding => "decoding",
+            Self::SuperRes => "super-resolution",
         }
     }
 }

@@ -9,6 +9,8 @@ pub struct Chunk {
     pub ids: Vec<u32>,
     /// A weight for each id; 1 for those that come from no text.
     pub weights: Vec<f32>,
+    /// How many of them are no padding.
+    pub text_len: usize,
 }
 
 /// The ids that have a meaning, and the length of a chunk.
@@ -80,9 +82,10 @@ fn close(tokens: &[(u32, f32)], marks: &Marks) -> Chunk {
     ids.extend(tokens.iter().map(|(id, _)| id));
     weights.extend(tokens.iter().map(|(_, weight)| weight));
     ids.push(marks.end);
+    let text_len = ids.len();
     ids.resize(marks.max_len.max(2), marks.pad);
     weights.resize(ids.len(), 1.0);
-    Chunk { ids, weights }
+    Chunk { ids, weights, text_len }
 }
 
 #[cfg(test)]
@@ -119,7 +122,7 @@ mod tests {
         let [chunk] = &of("a(b:2)", &MARKS)[..] else { panic!("one chunk") };
         assert_eq!(chunk.ids[..5], [1000, 97, 98, 1001, 1002]);
         assert_eq!(chunk.weights[..5], [1.0, 1.0, 2.0, 1.0, 1.0]);
-        assert_eq!(chunk.ids[76], 1002);
+        assert_eq!((chunk.ids[76], chunk.text_len), (1002, 4));
         let full = of(&"a".repeat(75), &MARKS);
         assert_eq!((full.len(), full[0].ids[76]), (1, 1001));
         assert_eq!(texts(&of("", &MARKS)), [""]);

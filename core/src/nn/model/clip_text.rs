@@ -166,9 +166,10 @@ pub fn build<'a>(
     Net { config, layers }.build(tokens, outputs)
 }
 
-struct Net<'c, 'a, 'n> {
-    config: &'c Config,
-    layers: Layers<'a, 'n>,
+/// A network under construction, whose layers a vision tower has too.
+pub(super) struct Net<'c, 'a, 'n> {
+    pub(super) config: &'c Config,
+    pub(super) layers: Layers<'a, 'n>,
 }
 
 impl<'a> Net<'_, 'a, '_> {
@@ -187,7 +188,7 @@ impl<'a> Net<'_, 'a, '_> {
         let kept = config.num_hidden_layers - outputs.skip;
         let mut states = x;
         for i in 0..if outputs.pooled { config.num_hidden_layers } else { kept } {
-            x = self.layer(&path(format_args!("text_model.encoder.layers.{i}"))?, x)?;
+            x = self.layer(&path(format_args!("text_model.encoder.layers.{i}"))?, true, x)?;
             if i + 1 == kept {
                 states = x;
             }
@@ -209,8 +210,8 @@ impl<'a> Net<'_, 'a, '_> {
         Ok(self.layers.g.finish(both))
     }
 
-    /// `CLIPEncoderLayer`: attention and two linear layers, each with a normalisation before and a residual.
-    fn layer(&mut self, name: &str, x: TensorId) -> Result<TensorId, ConfigError> {
+    /// `CLIPEncoderLayer`: attention and two linear layers, each with a normalisation before and a residual. A `causal` one sees no later token.
+    pub(super) fn layer(&mut self, name: &str, causal: bool, x: TensorId) -> Result<TensorId, ConfigError> {
         let Config { hidden_size: c, intermediate_size: wide, num_attention_heads: heads, act, .. } = *self.config;
         let hidden = self.layer_norm(&path(format_args!("{name}.layer_norm1"))?, x)?;
         let mut project = |part: &str| {
@@ -219,7 +220,7 @@ impl<'a> Net<'_, 'a, '_> {
         };
         let (q, k, v) = (project("q")?, project("k")?, project("v")?);
         let head_dim = c / heads;
-        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal: true, biased: false };
+        let op = Attention { heads, head_dim, scale: 1.0 / math::sqrt(head_dim as f32), causal, biased: false };
         let mixed = self.layers.g.node(Op::Attention(op), [Some(q), Some(k), Some(v)], [None; 2])?;
         let name_out = path(format_args!("{name}.self_attn.out_proj"))?;
         let x = self.layers.conv(&name_out, Conv2d::linear(c, c), mixed, [None, Some(x)])?;

@@ -89,8 +89,11 @@ pub enum ClassEmbedding {
 /// A `UNet2DModel`'s config, named as diffusers names it. The sample's size is an argument of [`build`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Channels of the noisy image.
+    /// Channels of the noisy image, and of what the network takes beside it.
     pub in_channels: u32,
+    /// How many of them are known and lie in the condition, `[h, w, channels]`, after a class's embedding: none in diffusers' class itself,
+    /// where a pipeline puts both together.
+    pub condition_channels: u32,
     /// Channels of the prediction.
     pub out_channels: u32,
     /// The image is mapped from [0, 1] to [-1, 1] first.
@@ -141,6 +144,11 @@ impl Config {
         self.time_embedding_dim.unwrap_or(self.block_out_channels.first().map_or(0, |c| c.saturating_mul(4)))
     }
 
+    /// Channels of the noisy image.
+    pub fn sample_channels(&self) -> u32 {
+        self.in_channels.saturating_sub(self.condition_channels)
+    }
+
     /// Both sides of the image must be multiples of this.
     pub fn multiple(&self) -> u32 {
         1 << self.block_out_channels.len().saturating_sub(1)
@@ -153,6 +161,7 @@ impl Config {
         }
         let numbers = [
             ("in_channels", self.in_channels),
+            ("in_channels", self.sample_channels()),
             ("out_channels", self.out_channels),
             ("time_embedding_dim", self.time_dim()),
             ("norm_num_groups", self.norm_num_groups),
@@ -209,6 +218,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             in_channels: 3,
+            condition_channels: 0,
             out_channels: 3,
             center_input_sample: false,
             time_embedding: TimeEmbedding::Positional { flip: true, shift: 0 },
@@ -242,11 +252,18 @@ struct Net<'c, 'a, 'n> {
 impl<'a> Net<'_, 'a, '_> {
     fn build(mut self, h: u32, w: u32) -> Result<Graph<'a>, ConfigError> {
         let config = self.config;
-        let sample = self.layers.g.input(Input::Sample, Shape::new(h, w, config.in_channels))?;
+        let sample = self.layers.g.input(Input::Sample, Shape::new(h, w, config.sample_channels()))?;
         self.layers.temb = Some(self.time_embedding()?);
+        let whole = match config.condition_channels {
+            0 => sample,
+            channels => {
+                let known = self.layers.g.input(Input::Embedding, Shape::new(h, w, channels))?;
+                self.layers.g.node(Op::Concat(Concat), [Some(sample), Some(known), None], [None; 2])?
+            }
+        };
         let centered = match config.center_input_sample {
-            true => self.layers.g.node(Op::Affine(Affine::new(2.0, -1.0)), [Some(sample), None, None], [None; 2])?,
-            false => sample,
+            true => self.layers.g.node(Op::Affine(Affine::new(2.0, -1.0)), [Some(whole), None, None], [None; 2])?,
+            false => whole,
         };
         let first = config.block_out_channels[0];
         let mut x = self.layers.conv("conv_in", Conv2d::new(config.in_channels, first, 3, 1), centered, [None; 2])?;

@@ -36,12 +36,17 @@ const SDE: (&str, &[&str]) = ("algorithm_type", &["sde-dpmsolver++"]);
 const NOISE: (&str, &[&str]) = ("algorithm_type", &["dpmsolver"]);
 const DATA: (&str, &[&str]) = ("algorithm_type", &["data_prediction"]);
 const ORDER_2: (&str, &[&str]) = ("solver_order", &["2"]);
+/// What unCLIP's scheduler is: DDPM over evenly spaced timesteps, the last of them 0.
+const COSINE: (&str, &[&str]) = ("beta_schedule", &["squaredcos_cap_v2"]);
+const UNCLIP_VARIANCE: (&str, &[&str]) = ("variance_type", &["fixed_small_log", "learned_range"]);
+const UNCLIP_PREDICTION: (&str, &[&str]) = ("prediction_type", &["epsilon", "sample"]);
 const ORDER_3: (&str, &[&str]) = ("solver_order", &["3"]);
 
 /// Every class that can be read. A sampler that the registry does not have is refused by its name.
-const ROWS: [Row; 45] = [
+const ROWS: [Row; 46] = [
     row("DDPMScheduler", &[], "ddpm"),
     row("DDPMParallelScheduler", &[], "ddpm"),
+    row("UnCLIPScheduler", &[COSINE, UNCLIP_VARIANCE, UNCLIP_PREDICTION], "ddpm"),
     row("DDIMScheduler", &[], "ddim"),
     row("DDIMParallelScheduler", &[], "ddim"),
     row("DDIMInverseScheduler", &[], "ddim-inverse"),

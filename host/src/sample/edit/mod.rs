@@ -9,6 +9,7 @@ mod start;
 use std::path::PathBuf;
 
 pub(super) use encode::Encoder;
+pub(super) use picture::Read;
 pub use plan::{Draws, Kind, Plan};
 pub(super) use plan::{Given, image_guidance, noise_level, own_size, strength};
 pub(super) use start::Known;

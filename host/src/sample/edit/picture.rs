@@ -11,9 +11,9 @@ use crate::image::{Picture, load};
 
 /// A picture with the fingerprint of its file.
 #[derive(Clone, Debug)]
-pub(super) struct Read {
-    pub(super) picture: Picture,
-    pub(super) sha256: String,
+pub(in super::super) struct Read {
+    pub(in super::super) picture: Picture,
+    pub(in super::super) sha256: String,
 }
 
 impl Read {
@@ -21,7 +21,7 @@ impl Read {
     ///
     /// # Errors
     /// Those of [`load`].
-    pub(super) fn new(path: &Path) -> Result<Self> {
+    pub(in super::super) fn new(path: &Path) -> Result<Self> {
         let picture = load(path)?;
         let sha256 = Sha256::digest(files::read(path)?).iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { picture, sha256 })
