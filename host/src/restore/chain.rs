@@ -11,12 +11,9 @@ use super::task::{Method, Task};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::model::Model;
-use crate::sample::{Setup, chain_failed, noise_failed, step_failed};
+use crate::sample::{Setup, at_once, chain_failed, noise_failed, step_failed};
 use crate::settings::Settings;
 use crate::stop::Stop;
-
-/// Samples that are made at once.
-const BATCH: usize = 8;
 
 /// What became of a picture.
 pub(super) struct Restored {
@@ -75,15 +72,16 @@ impl Work<'_> {
         let mut spectrum = memory::vec(len, 0.0)?;
         operator.measured_spectrum(self.y, &mut spectrum);
         let (steps, samples) = (config.steps, options.samples as usize);
+        let most = at_once(2 * len + out_len + settings.sampler.history * len);
         let travels = journeys(options, steps);
         let passes: u64 =
             steps as u64 + travels.iter().map(|(_, times)| (*times * options.travel.length) as u64).sum::<u64>();
-        let total = passes * samples.div_ceil(BATCH) as u64;
+        let total = passes * samples.div_ceil(most) as u64;
         let (mut sum, mut squares) =
             (memory::vec(len, 0.0_f64)?, memory::vec(if samples > 1 { len } else { 0 }, 0.0_f64)?);
         let (mut noise, mut chain_memory, mut done) = (Philox::new(options.seed), Vec::new(), 0);
-        for first in (0..samples).step_by(BATCH) {
-            let n = BATCH.min(samples - first);
+        for first in (0..samples).step_by(most) {
+            let n = most.min(samples - first);
             let first_image = options.first + first as u64;
             let conds = setup.conds(self.model, first_image, n);
             let batch = Batch { first_image, len, out_len, conds: &conds };

@@ -231,6 +231,9 @@ pub fn restore(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event<'_>)
                 }
                 Err(e) if alone || stop.asked() => return Err(e),
                 Err(e) => {
+                    let input = job.input.display().to_string();
+                    let named = e.to_string().contains(&input);
+                    let e = if named { e } else { Error::failure(format!("{input} can't be restored")).because(e) };
                     report(Event::Failed(&e));
                     failed += 1;
                 }

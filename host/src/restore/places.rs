@@ -13,6 +13,10 @@ use crate::image::Format;
 /// Extensions of the files in a folder that are read.
 const KNOWN: [&str; 10] = ["png", "jpg", "jpeg", "bmp", "pgm", "ppm", "pnm", "tif", "tiff", "safetensors"];
 
+/// Where the result goes, unless something else is said: that of several pictures, and of one.
+const FOLDER: &str = "restored";
+const FILE: &str = "restored.png";
+
 /// One picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Job {
@@ -41,10 +45,12 @@ impl Places {
         // By their names below the output folder.
         let mut found = Vec::new();
         let (mut left_out, mut folders) = (0, false);
+        // What an earlier run has made is not to be restored again.
+        let made = fs::canonicalize(options.out.as_deref().unwrap_or(Path::new(FOLDER))).ok();
         for input in &options.inputs {
             if input.is_dir() {
                 folders = true;
-                walk(input, Path::new(""), &mut found, &mut left_out)?;
+                walk(input, Path::new(""), made.as_deref(), &mut found, &mut left_out)?;
             } else if !input.exists() {
                 return Err(Error::usage(format!("there is no picture {}", input.display())));
             } else {
@@ -55,7 +61,7 @@ impl Places {
             return Err(Error::usage("there is no picture in the folder"));
         }
         let several = folders || found.len() > 1;
-        let default = if several { "restored" } else { "restored.png" };
+        let default = if several { FOLDER } else { FILE };
         let out = options.out.clone().unwrap_or_else(|| default.into());
         let names_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with(std::path::MAIN_SEPARATOR);
         let mut taken = BTreeMap::new();
@@ -115,8 +121,14 @@ fn beside(given: &Path, name: &Path, several: bool) -> Result<PathBuf> {
     }
 }
 
-/// The files below `folder`, in the order of their names.
-fn walk(folder: &Path, name: &Path, found: &mut Vec<(PathBuf, PathBuf)>, left_out: &mut usize) -> Result<()> {
+/// The files below `folder` but for the folder `made`, in the order of their names.
+fn walk(
+    folder: &Path,
+    name: &Path,
+    made: Option<&Path>,
+    found: &mut Vec<(PathBuf, PathBuf)>,
+    left_out: &mut usize,
+) -> Result<()> {
     let failed = |e| Error::failure(format!("can't read the folder {}", folder.display())).because(e);
     let mut entries: Vec<_> = fs::read_dir(folder).map_err(failed)?.collect::<std::io::Result<_>>().map_err(failed)?;
     entries.sort_unstable_by_key(fs::DirEntry::file_name);
@@ -128,7 +140,8 @@ fn walk(folder: &Path, name: &Path, found: &mut Vec<(PathBuf, PathBuf)>, left_ou
         // A link to a folder may lead back.
         match entry.file_type().map_err(failed)? {
             _ if hidden => {}
-            kind if kind.is_dir() => walk(&path, &name.join(own), found, left_out)?,
+            kind if kind.is_dir() && fs::canonicalize(&path).ok().as_deref() == made => {}
+            kind if kind.is_dir() => walk(&path, &name.join(own), made, found, left_out)?,
             _ if known && path.is_file() => found.push((path, name.join(own))),
             _ => *left_out += 1,
         }

@@ -45,7 +45,7 @@ pub fn generate<D: Denoise<Error = Error>>(
     let schedule = tables.schedule()?;
     let (len, out_len) = (setup.image_len(), network.out_len());
     let values = 2 * len + config.guidance.conditions() * out_len + setup.settings.sampler.history * len;
-    let most = (CHAIN_BYTES / 4 / values.max(1)).clamp(1, BATCH) as u64;
+    let most = at_once(values) as u64;
     let (first, end) = (setup.first, setup.first + u64::from(setup.count));
     let batches = u64::from(setup.count).div_ceil(most);
     let begin = setup.plan.as_ref().map_or(0, |plan| plan.step);
@@ -87,6 +87,11 @@ pub fn generate<D: Denoise<Error = Error>>(
         sink(Made::Images(first_image, chain.x()))?;
     }
     Ok(())
+}
+
+/// Images that are made at once, of which each takes so many values of a chain's memory.
+pub(crate) fn at_once(values: usize) -> usize {
+    (CHAIN_BYTES / 4 / values.max(1)).clamp(1, BATCH)
 }
 
 pub(crate) fn chain_failed(e: ChainError) -> Error {

@@ -30,7 +30,7 @@ use unfog_core::guidance::Guidance;
 
 pub use edit::{Draws, Edit, Kind as EditKind, Plan, Start};
 pub use generate::{Made, draws, generate};
-pub(crate) use generate::{chain_failed, noise_failed, step_failed};
+pub(crate) use generate::{at_once, chain_failed, noise_failed, step_failed};
 pub use guidance::Guided;
 pub use in_memory::sample_in_memory;
 pub use noise::{Generator, Source};

@@ -138,6 +138,10 @@ fn a_folder_goes_on_where_it_ended_and_past_what_is_bad() {
     place.succeed(&args);
     assert_eq!(place.read("out/b.png"), lost);
     assert_eq!(fs::metadata(place.path("out/a.png")).unwrap().modified().unwrap(), kept);
+    // What was made is not restored in its turn.
+    place.succeed(&restore(&["in", "--task", "denoise", "--out", "in/out"]));
+    place.succeed(&restore(&["in", "--task", "denoise", "--out", "in/out"]));
+    assert!(place.path("in/out/sub/c.png").is_file() && !place.path("in/out/out").exists());
     // Alone, a picture of the folder becomes the same.
     place.succeed(&restore(&["in/b.png", "--task", "denoise", "--out", "alone.png"]));
     assert_eq!(load(&place.path("alone.png")).unwrap(), load(&place.path("out/b.png")).unwrap());
