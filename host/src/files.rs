@@ -5,7 +5,17 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
+
+/// SHA-256 of the file at `path`, in hexadecimal digits.
+///
+/// # Errors
+/// Those of [`read`].
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    Ok(Sha256::digest(read(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
+}
 
 /// Reads a whole file.
 ///

@@ -54,7 +54,7 @@ pub fn gaussian(len: usize, sigma: f64, out: &mut [f64]) -> bool {
     out.fill(0.0);
     for (i, row) in out.chunks_exact_mut(len).enumerate() {
         for d in -radius..=radius {
-            let j = mirrored(i as i64 + d, len as i64);
+            let j = mirrored(i as i64 + d, len);
             row[j] += weight(d) / sum;
         }
     }
@@ -62,7 +62,8 @@ pub fn gaussian(len: usize, sigma: f64, out: &mut [f64]) -> bool {
 }
 
 /// The pixel that stands at place `i` beside a side of `len` pixels: `c b a | a b c | c b a`.
-fn mirrored(i: i64, len: i64) -> usize {
+pub fn mirrored(i: i64, len: usize) -> usize {
+    let len = len.max(1) as i64;
     let i = i.rem_euclid(2 * len);
     (if i < len { i } else { 2 * len - 1 - i }) as usize
 }

@@ -1,5 +1,7 @@
 //! How much noise a picture has.
 
+use unfog_core::solve::matrix::mirrored;
+
 use crate::error::Result;
 use crate::memory;
 
@@ -47,13 +49,8 @@ const fn coefficients(n: usize) -> usize {
 
 /// The high-pass coefficients of `n` values, mirrored at the ends with the last one twice.
 fn filter(value: impl Fn(usize) -> f64, n: usize, mut give: impl FnMut(usize, f64)) {
-    let period = 2 * n as isize;
-    let mirrored = |at: isize| {
-        let at = at.rem_euclid(period);
-        (if at < n as isize { at } else { period - 1 - at }) as usize
-    };
     for i in 0..coefficients(n) {
         let taps = HIGH.iter().enumerate();
-        give(i, taps.map(|(k, h)| h * value(mirrored(2 * i as isize + 1 - k as isize))).sum());
+        give(i, taps.map(|(k, h)| h * value(mirrored(2 * i as i64 + 1 - k as i64, n))).sum());
     }
 }

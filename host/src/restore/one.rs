@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use unfog_core::denoise::Denoise;
 use unfog_core::solve::operator::Shape;
 
@@ -220,18 +219,15 @@ impl<'a> Run<'a> {
 
     fn recipe_of(&self, job: &Job, given: &Given) -> Result<Recipe> {
         let options = self.options;
-        let hash = |path: &Path| -> Result<String> {
-            Ok(Sha256::digest(files::read(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
-        };
         let upscale = options.task == Task::Upscale;
         let travels = options.travel.times > 1 && options.task != Task::Denoise;
         let recorded = Recorded {
             image: job.input.display().to_string(),
-            image_sha256: hash(&job.input)?,
+            image_sha256: files::sha256(&job.input)?,
             task: options.task,
             noise: given.noise,
             mask: job.mask.as_ref().map(|mask| mask.display().to_string()),
-            mask_sha256: job.mask.as_deref().map(hash).transpose()?,
+            mask_sha256: job.mask.as_deref().map(files::sha256).transpose()?,
             factor: upscale.then_some(options.factor),
             kernel: upscale.then(|| options.kernel.name().into()),
             blur: (options.task == Task::Deblur).then_some(options.blur),

@@ -3,6 +3,7 @@
 //! where it lies.
 
 use unfog_core::denoise::{Cond, Denoise};
+use unfog_core::solve::matrix::mirrored;
 use unfog_core::solve::operator::Shape;
 
 use crate::error::{Error, Result};
@@ -34,13 +35,6 @@ fn places(side: usize, tile: usize) -> Vec<isize> {
     (0..=gaps).map(|i| (i * (side - tile) / gaps) as isize).collect()
 }
 
-/// A place beyond an edge, mirrored into the picture, the edge's pixel twice.
-fn mirrored(at: isize, side: usize) -> usize {
-    let period = 2 * side as isize;
-    let at = at.rem_euclid(period);
-    if at < side as isize { at as usize } else { (period - 1 - at) as usize }
-}
-
 impl<'a, D: Denoise<Error = Error>> Tiled<'a, D> {
     /// `network` sees pictures of shape `own`, which has as many channels as `picture`.
     pub(super) fn new(network: &'a mut D, own: Shape, picture: Shape) -> Self {
@@ -66,11 +60,11 @@ impl<'a, D: Denoise<Error = Error>> Tiled<'a, D> {
             for y in 0..own.height {
                 let row = top + y as isize;
                 let inside = (0..picture.height as isize).contains(&row);
-                let row = mirrored(row, picture.height);
+                let row = mirrored(row as i64, picture.height);
                 for x in 0..own.width {
                     let column = left + x as isize;
                     let counts = inside && (0..picture.width as isize).contains(&column);
-                    let column = mirrored(column, picture.width);
+                    let column = mirrored(column as i64, picture.width);
                     let weight = counts.then(|| self.weights[0][y] * self.weights[1][x]);
                     let place = (c * picture.height + row) * picture.width + column;
                     each((c * own.height + y) * own.width + x, weight, place);

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use super::super::setup::Shape;
 use crate::error::{Error, Result};
 use crate::files;
@@ -23,8 +21,7 @@ impl Read {
     /// Those of [`load`].
     pub(in super::super) fn new(path: &Path) -> Result<Self> {
         let picture = load(path)?;
-        let sha256 = Sha256::digest(files::read(path)?).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { picture, sha256 })
+        Ok(Self { picture, sha256: files::sha256(path)? })
     }
 }
 
