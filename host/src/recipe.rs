@@ -63,7 +63,7 @@ pub struct Edited {
     /// The share of the steps that were made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
-    /// The mask's file, as it was named.
+    /// The mask's file, as it was named; `auto` and no SHA-256 for one that was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
     /// SHA-256 of that file.
@@ -78,6 +78,18 @@ pub struct Edited {
     /// Whether what stays was copied from the picture in the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paste: bool,
+    /// Whether it began from what DDIM, run backwards, made of the picture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invert: bool,
+    /// The class that described the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_class: Option<u32>,
+    /// The text that described it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_prompt: Option<String>,
+    /// The pixels along a side of what counted as coarse, and was put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_coarse: Option<u32>,
 }
 
 /// What a picture was restored from, of a run of `restore`.

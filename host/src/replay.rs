@@ -10,7 +10,7 @@ use crate::image::{Deep, Picture, load};
 use crate::model::{EmbeddingChoice, LoraChoice, Model};
 use crate::recipe::Recipe;
 use crate::restore;
-use crate::sample::{Edit, Event, Options, Setup, Share, again};
+use crate::sample::{Edit, Event, Mask, Options, Setup, Share, again};
 use crate::settings::{self, parity, prediction};
 use crate::stop::Stop;
 use crate::tiles::Tile;
@@ -204,10 +204,17 @@ fn options(recipe: &Recipe, changes: &Changes) -> Result<Options> {
         edit: edit.as_ref().map(|edit| Edit {
             image: (&edit.image).into(),
             strength: edit.strength,
-            mask: edit.mask.as_ref().map(PathBuf::from),
+            mask: edit.mask.as_ref().map(|mask| match edit.mask_sha256 {
+                Some(_) => Mask::Picture(mask.into()),
+                None => Mask::Auto,
+            }),
             image_guidance: edit.image_guidance,
             noise_level: edit.noise_level,
             paste: edit.paste,
+            invert: edit.invert,
+            from_class: edit.from_class.map(|class| class.to_string()),
+            from_prompt: edit.from_prompt.clone(),
+            keep_coarse: edit.keep_coarse,
         }),
         tokenizer: changes.tokenizer.clone().or(tokenizer.clone().map(PathBuf::from)),
         prediction: predicts.as_deref().map(prediction).transpose()?,

@@ -38,7 +38,7 @@ fn options(case: &Value, folder: &Path, kind: Kind) -> TestResult<Options> {
     let edit = Edit {
         image: folder.join("picture.ppm"),
         strength: case["strength"].as_f64(),
-        mask: case["kind"].as_str().is_some_and(|kind| kind.contains("Inpaint")).then(|| folder.join("mask.pgm")),
+        mask: case["kind"].as_str().is_some_and(|kind| kind.contains("Inpaint")).then(|| folder.join("mask.pgm").into()),
         image_guidance: case["image_guidance"].as_f64().map(|g| g as f32),
         noise_level: case["noise_level"].as_u64().map(|n| n as u32),
         ..Edit::default()
@@ -165,7 +165,7 @@ fn pixel_models_edit_too() -> TestResult {
     let (little, much) = (far(0.1)?, far(0.9)?);
     assert!(little < much && little < 40.0, "{little} {much}");
     // With a mask the left half stays to the bit, and the right one does not.
-    run(&with(&options, |edit| edit.mask = Some(folder.join("mask.pgm"))), "a mask")?;
+    run(&with(&options, |edit| edit.mask = Some(folder.join("mask.pgm").into())), "a mask")?;
     let made = read(&folder.join("out.png"))?;
     let same = |(i, (a, b)): (usize, (&u8, &u8))| (i % 16 < 8, a == b);
     let all: Vec<(bool, bool)> = made.pixels().iter().zip(own.pixels()).enumerate().map(same).collect();
@@ -232,8 +232,8 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
         (with(&options, |edit| edit.image = folder.join("text")), 1, "known are PNG"),
         (with(&options, |edit| edit.strength = Some(1.5)), 2, "--strength 1.5 is not above 0 and up to 1"),
         (with(&options, |edit| edit.strength = Some(0.01)), 2, "is no step"),
-        (with(&options, |edit| edit.mask = Some(folder.join("black.pgm"))), 2, "the mask has no white"),
-        (with(&options, |edit| edit.mask = Some(folder.join("small.pgm"))), 2, "the mask has 16x8 pixels"),
+        (with(&options, |edit| edit.mask = Some(folder.join("black.pgm").into())), 2, "the mask has no white"),
+        (with(&options, |edit| edit.mask = Some(folder.join("small.pgm").into())), 2, "the mask has 16x8 pixels"),
         (with(&options, |edit| edit.paste = true), 2, "--paste means nothing without --mask"),
         (Options { prompt: Some("a cat".into()), ..options.clone() }, 2, "takes no text"),
         (Options { size: Some((18, 16)), ..text(&pipeline("sd1")) }, 2, "multiple"),

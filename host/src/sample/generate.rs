@@ -25,6 +25,8 @@ pub enum Made<'a> {
     Step(usize, &'a [f32]),
     /// The index of a batch's first image, and the values `[n, c, h, w]` of its images.
     Images(u64, &'a [f32]),
+    /// The masks `[n, h, w]` that were found for a batch, before its first step.
+    Masks(&'a [f32]),
 }
 
 /// Makes the images of a run, batch by batch, and hands them to `sink`. `report` is told the steps that are done and those there are, over all batches.
@@ -49,7 +51,8 @@ pub fn generate<D: Denoise<Error = Error>>(
     let (first, end) = (setup.first, setup.first + u64::from(setup.count));
     let batches = u64::from(setup.count).div_ceil(most);
     let begin = setup.plan.as_ref().map_or(0, |plan| plan.step);
-    let total = batches * (config.steps - begin) as u64;
+    let before = setup.plan.as_ref().map_or(0, |plan| plan.steps_before(config.steps));
+    let total = batches * (before + config.steps - begin) as u64;
     let mut done = 0;
     let mut chain_memory = Vec::new();
     let mut noise = source.noise(setup);
@@ -59,7 +62,18 @@ pub fn generate<D: Denoise<Error = Error>>(
         let batch = Batch { first_image, len, out_len, conds: &conds };
         let values = Chain::memory(config, setup.settings.sampler, &batch).map_err(chain_failed)?;
         memory::resize(&mut chain_memory, values, 0.0)?;
-        let known = setup.start.as_ref().map(|start| start.known(&mut *noise, first_image, n)).transpose()?;
+        let mut known = setup.start.as_ref().map(|start| start.known(&mut *noise, first_image, n)).transpose()?;
+        if let Some(known) = &mut known {
+            let mut tell = || {
+                done += 1;
+                report(done, total);
+            };
+            let way = (&schedule, conds.get(..n).unwrap_or_default());
+            let masks = known.prepare(setup, network, &mut *noise, way, stop, &mut tell)?;
+            if !masks.is_empty() {
+                sink(Made::Masks(masks))?;
+            }
+        }
         let keep = |level: Level, x: &mut [f32]| {
             if let Some(known) = &known {
                 known.put_back(level, x);
@@ -78,6 +92,7 @@ pub fn generate<D: Denoise<Error = Error>>(
         loop {
             stop.check()?;
             let Some(progress) = chain.step(network, &mut *noise).map_err(step_failed)? else { break };
+            known.as_ref().map_or(Ok(()), Known::check)?;
             done += 1;
             report(done, total);
             if progress.step < progress.steps {

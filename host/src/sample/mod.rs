@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use unfog_core::guidance::Guidance;
 
-pub use edit::{Draws, Edit, Kind as EditKind, Plan, Start};
+pub use edit::{Draws, Edit, Kind as EditKind, Mask, Plan, Start};
 pub use generate::{Made, draws, generate};
 pub(crate) use generate::{at_once, chain_failed, noise_failed, step_failed};
 pub use guidance::Guided;

@@ -66,6 +66,10 @@ impl Sink for Pasting<'_> {
         self.plan.paste(&mut values);
         self.sink.pictures(first, &values)
     }
+
+    fn between(&mut self, name: &'static str, values: &[f32], shape: &[u32]) -> Result<()> {
+        self.sink.between(name, values, shape)
+    }
 }
 
 /// Makes the images of a run.
@@ -171,13 +175,14 @@ pub(super) fn produce(
     let recipe = recipe(options, setup, model, (words, &controls), backend.describe());
     sink.opened(Pending::new(recipe, fingerprint, fingerprints))?;
 
-    let mut latents = Vec::new();
+    let (mut latents, mut masks) = (Vec::new(), Vec::new());
     let mut steps = |done, total| report(Event::Steps(done, total));
     let mut network = Phased::new(&mut backend, phases, count);
     generate(setup, model, &mut network, &source, stop, &mut steps, &mut |made| {
         let (first, values) = match made {
             Made::Step(step, x0) => return sink.glimpse(step, x0),
             Made::Images(first, values) => (first, values),
+            Made::Masks(values) => return memory::extend(&mut masks, values),
         };
         sink.sampled(values)?;
         match &decoder {
@@ -186,6 +191,9 @@ pub(super) fn produce(
         }
     })?;
     drop::<Backend<'_>>(backend);
+    if !masks.is_empty() {
+        sink.between("mask", &masks, &[setup.count, setup.height, setup.width])?;
+    }
     clock.took(Stage::Sampling, report);
     let Some(decoder) = decoder else { return Ok(()) };
     let count = u64::from(setup.count);

@@ -35,9 +35,10 @@ pub(super) struct Prompts {
     encoders: Vec<Encoder>,
     /// For each prompt the chunks for each encoder; a prompt without any stands for zeros.
     prompts: Vec<Vec<Vec<Chunk>>>,
-    /// The places of the empty prompt and of the negative one, where they are wanted.
+    /// The places of the empty prompt, of the negative one, and of that which describes the picture, where they are wanted.
     null: Option<usize>,
     negative: Option<usize>,
+    from: Option<usize>,
     /// Chunks of the longest prompt: that many has every one.
     chunks: usize,
     /// Ids of a chunk.
@@ -56,6 +57,8 @@ pub struct Loaded {
     pub(super) wanted: Cond,
     /// No prompt, and what they are to lead away from: those that the guidance takes.
     pub(super) others: [Option<Cond>; 2],
+    /// What describes the picture that they begin from.
+    pub(super) from: Option<Cond>,
 }
 
 impl Loaded {
@@ -100,6 +103,8 @@ impl Prompts {
             2 if negative.is_none() => place(chunks_of("")?),
             _ => None,
         };
+        let from = setup.plan.as_ref().and_then(|plan| plan.edited().from_prompt.as_deref());
+        let from = from.map(chunks_of).transpose()?.and_then(place);
         let chunks = prompts.iter().flatten().map(Vec::len).max().unwrap_or(1);
         if chunks > MOST_CHUNKS {
             return Err(Error::usage(format!(
@@ -135,7 +140,7 @@ impl Prompts {
             Ok(Encoder { config: grown, network, weights })
         });
         let encoders = encoders.collect::<Result<Vec<_>>>()?;
-        Ok(Some(Self { encoders, prompts, null, negative, chunks, chunk_len, layout, words, between }))
+        Ok(Some(Self { encoders, prompts, null, negative, from, chunks, chunk_len, layout, words, between }))
     }
 
     /// The words that embeddings brought.
@@ -226,7 +231,7 @@ impl Prompts {
         let conds = conditions.iter().map(|values| load(values)).collect::<Result<Vec<_>>>()?;
         let at = |place: Option<usize>| place.and_then(|i| conds.get(i).copied());
         let wanted = at(Some(0)).ok_or_else(|| Error::failure("there is no prompt"))?;
-        Ok(Loaded { wanted, others: [at(self.null), at(self.negative)] })
+        Ok(Loaded { wanted, others: [at(self.null), at(self.negative)], from: at(self.from) })
     }
 }
 

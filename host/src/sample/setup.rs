@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use unfog_core::denoise::Cond;
 use unfog_core::guidance::{Classifier, Guidance, Rule};
+use unfog_core::sampler;
 
 use super::controls;
-use super::edit::{Given, Kind, Plan, Start, image_guidance, noise_level, own_size, strength};
+use super::edit::{
+    Given, Kind, Plan, Source, Start, image_guidance, noise_level, own_size, strength,
+};
 use super::guidance::Guided;
 use super::noise::{Drawn, Generator};
 use super::options::Options;
@@ -62,6 +65,8 @@ pub struct Setup {
     pub plan: Option<Plan>,
     /// The picture as the network has it, once it is encoded.
     pub start: Option<Arc<Start>>,
+    /// The condition that describes the picture that it begins from, of a model without texts.
+    pub(super) from: Option<Cond>,
     /// The conditions of each image, `[k, n]`, where a stage before has made them.
     pub(super) own: Option<Arc<Vec<Vec<Cond>>>>,
     /// The chains of unCLIP, of which this is the decoder's with the size of the pictures.
@@ -147,8 +152,10 @@ impl Setup {
             }
             _ => Guided::new(model, options, prediction)?,
         };
+        let origin = options.edit.as_ref().map(|edit| Source::new(model, options, edit, kind)).transpose()?.flatten();
+        let invert = options.edit.as_ref().is_some_and(|edit| edit.invert);
         let wishes = Wishes {
-            sampler: options.sampler.clone(),
+            sampler: options.sampler.clone().or_else(|| invert.then(|| sampler::DDIM.name.into())),
             schedule: options.schedule.clone(),
             sigmas: options.sigmas.clone(),
             steps: options.steps,
@@ -161,6 +168,9 @@ impl Setup {
             strength: within_strength(model, options, kind)?,
         };
         let settings = Settings::new(scheduler, &wishes)?;
+        if invert {
+            Source::check(&settings)?;
+        }
         let plan = match (&options.edit, &given) {
             (Some(edit), Some(given)) => {
                 let steps = (settings.config.steps, settings.is_within_strength());
@@ -170,6 +180,10 @@ impl Setup {
                 };
                 let mut plan = Plan::new(edit, given, kind, autoencoder.as_ref(), noise, shape, steps)?;
                 plan.scaled = model.scales_what_it_edits()?;
+                plan.check_coarse([width, height])?;
+                if let Some(origin) = &origin {
+                    plan.came_from(origin.class, origin.prompt.clone());
+                }
                 Some(plan)
             }
             _ if kind != Kind::Noised => {
@@ -193,6 +207,7 @@ impl Setup {
             loaded: None,
             plan,
             start: None,
+            from: origin.map(|origin| origin.class.map_or(Cond::None, Cond::Class)),
             own: None,
             stages: None,
             drawn: Drawn::default(),
@@ -217,13 +232,18 @@ impl Setup {
         }
     }
 
+    /// The condition that describes the picture that a run begins from, where it takes one.
+    pub(super) fn origin(&self) -> Cond {
+        self.loaded.and_then(|loaded| loaded.from).or(self.from).unwrap_or_default()
+    }
+
     /// The conditions of `n` images from image number `first` on: `[k, n]`, the wanted ones first.
     pub fn conds(&self, model: &Model, first: u64, n: usize) -> Vec<Cond> {
         if let Some(own) = &self.own {
             let before = usize::try_from(first.saturating_sub(self.first)).unwrap_or(usize::MAX);
             return own.iter().flat_map(|conds| conds.iter().skip(before).take(n)).copied().collect();
         }
-        if let Some(Loaded { wanted, others }) = self.loaded {
+        if let Some(Loaded { wanted, others, .. }) = self.loaded {
             let all = std::iter::once(wanted).chain(others.into_iter().flatten());
             let own = |cond| self.start.as_ref().and_then(|start| start.conds(cond, first, n)).map(<[Cond]>::to_vec);
             return all.flat_map(|cond| own(cond).unwrap_or_else(|| vec![cond; n])).collect();

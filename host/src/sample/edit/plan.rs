@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::super::setup::Shape;
-use super::{Edit, picture};
+use super::found::MAPS;
+use super::{AUTO, Edit, Mask, picture};
 use crate::error::{Error, Result};
 use crate::model::{Autoencoder, Encoded, Model};
 use crate::recipe::Edited;
@@ -57,11 +58,14 @@ impl Kind {
     }
 
     /// Refuses what means nothing to it.
-    fn check(self, edit: &Edit) -> Result<()> {
+    pub(super) fn check(self, edit: &Edit) -> Result<()> {
         let noisy = self.begins_with_noise();
         let given = [
             ("--strength", edit.strength.is_some() && noisy),
             ("--mask", edit.mask.is_some() && noisy),
+            ("--mask auto", edit.mask == Some(Mask::Auto) && self != Self::Noised),
+            ("--invert", edit.invert && self != Self::Noised),
+            ("--keep-coarse", edit.keep_coarse.is_some() && self != Self::Noised),
             ("--image-guidance", edit.image_guidance.is_some() && self != Self::Instruct),
             ("--noise-level", edit.noise_level.is_some() && self != Self::Upscale),
         ];
@@ -71,6 +75,10 @@ impl Kind {
                 Err(Error::usage("the model makes anew what a mask says").hint("give --mask IMAGE"))
             }
             None if edit.mask.is_none() && edit.paste => Err(Error::usage("--paste means nothing without --mask")),
+            None if edit.mask == Some(Mask::Auto) && edit.paste => {
+                Err(Error::usage("--paste means nothing to --mask auto: what is found has no pixels of the picture")
+                    .hint("give a picture as the mask"))
+            }
             None => Ok(()),
         }
     }
@@ -90,10 +98,12 @@ impl Kind {
 pub struct Draws {
     /// The picture's latents, where they are drawn; of an upscaler the noise that it is given with the picture.
     pub image: Option<u32>,
-    /// The noise that is added to them.
-    pub noise: u32,
+    /// The noise that is added to them, unless it is what inversion makes of them.
+    pub noise: Option<u32>,
     /// The latents of what stays, where they are drawn.
     pub masked: Option<u32>,
+    /// The first of the draws by which a mask is found.
+    pub maps: Option<u32>,
     /// All of them.
     pub count: u32,
 }
@@ -107,6 +117,10 @@ pub struct Plan {
     pub step: usize,
     /// Whether it begins from noise alone.
     pub pure: bool,
+    /// Whether it begins from what DDIM, run backwards, makes of the picture.
+    pub invert: bool,
+    /// The pixels along a side of what counts as coarse, and is put back after every step.
+    pub(super) coarse: Option<u32>,
     /// The draws of noise before the chain's.
     pub draws: Draws,
     /// The picture `[c, h, w]`, from -1 to 1, in the size of the run's pictures; of an upscaler in that of the latents.
@@ -136,7 +150,11 @@ impl Given {
     /// A missing or damaged file.
     pub(in super::super) fn read(edit: &Edit) -> Result<Self> {
         let image = picture::Read::new(&edit.image)?;
-        Ok(Self { image, mask: edit.mask.as_deref().map(picture::Read::new).transpose()? })
+        let mask = match &edit.mask {
+            Some(Mask::Picture(path)) => Some(picture::Read::new(path)?),
+            Some(Mask::Auto) | None => None,
+        };
+        Ok(Self { image, mask })
     }
 
     /// Width and height.
@@ -175,23 +193,67 @@ impl Plan {
         // diffusers inpaints from noise alone at full strength, and never so without a mask.
         let pure = whole && strength == 1.0;
         let drawn = autoencoder.is_some_and(|autoencoder| autoencoder.encoded() == Encoded::Moments);
-        let draws = draws(kind, drawn, mask.is_some(), pure);
+        let auto = edit.mask == Some(Mask::Auto);
+        let draws = draws(kind, drawn, mask.is_some(), pure, [edit.invert, auto]);
         let edited = Edited {
             image: edit.image.display().to_string(),
             image_sha256: given.image.sha256.clone(),
             strength: (!kind.begins_with_noise()).then_some(strength),
             image_guidance: (kind == Kind::Instruct).then(|| image_guidance(edit)),
             noise_level: noise.map(|(level, _)| level),
-            mask: edit.mask.as_ref().map(|path| path.display().to_string()),
+            mask: edit.mask.as_ref().map(|mask| match mask {
+                Mask::Picture(path) => path.display().to_string(),
+                Mask::Auto => AUTO.into(),
+            }),
             mask_sha256: given.mask.as_ref().map(|mask| mask.sha256.clone()),
             paste: edit.paste,
+            invert: edit.invert,
+            from_class: None,
+            from_prompt: None,
+            keep_coarse: edit.keep_coarse,
         };
-        Ok(Self { kind, step: steps - made, pure, draws, image, mask, noise, scaled: false, paste: edit.paste, edited })
+        Ok(Self {
+            kind,
+            step: steps - made,
+            pure,
+            invert: edit.invert,
+            coarse: edit.keep_coarse,
+            draws,
+            image,
+            mask,
+            noise,
+            scaled: false,
+            paste: edit.paste,
+            edited,
+        })
     }
 
     /// How much noise an upscaler is given with the picture: its class.
     pub(in super::super) fn noise_level(&self) -> Option<u32> {
         self.noise.map(|(level, _)| level)
+    }
+
+    /// Steps that lead to where the chain begins, of a run of so many.
+    pub(in super::super) fn steps_before(&self, steps: usize) -> usize {
+        if self.invert { steps - self.step } else { 0 }
+    }
+
+    /// Refuses a coarse part that does not fit what is sampled, of `sides` pixels.
+    ///
+    /// # Errors
+    /// A usage error.
+    pub(in super::super) fn check_coarse(&self, sides: [u32; 2]) -> Result<()> {
+        let Some(n) = self.coarse else { return Ok(()) };
+        match n > 1 && sides.iter().all(|side| side.is_multiple_of(n)) {
+            true => Ok(()),
+            false => Err(Error::usage(format!("--keep-coarse {n}: it must be 2 or more, and divide what is sampled"))
+                .hint(format!("that has {}x{} values", sides[0], sides[1]))),
+        }
+    }
+
+    /// Says for the recipe what describes the picture.
+    pub(in super::super) fn came_from(&mut self, class: Option<u32>, prompt: Option<String>) {
+        (self.edited.from_class, self.edited.from_prompt) = (class, prompt);
     }
 
     /// The picture with grey (zeros) where it is made anew.
@@ -227,7 +289,8 @@ impl Plan {
 
 /// Whether all of the steps are made, unless a strength is given.
 fn whole(edit: &Edit, kind: Kind) -> bool {
-    edit.mask.is_some() || kind.begins_with_noise()
+    let held = edit.mask.is_some() || edit.keep_coarse.is_some();
+    held && !edit.invert || kind.begins_with_noise()
 }
 
 /// The strength of an edit.
@@ -242,8 +305,9 @@ pub(in super::super) fn strength(edit: &Edit, kind: Kind) -> Result<f64> {
     }
 }
 
-/// The order in which diffusers draws. With a mask it draws the latents of what stays whether the network takes them or not.
-fn draws(kind: Kind, drawn: bool, masked: bool, pure: bool) -> Draws {
+/// The order in which diffusers draws. With a mask it draws the latents of what stays whether the network takes them or not, unless it
+/// inverts. Maps, by which a mask is found, come last: their latents are those of the run.
+fn draws(kind: Kind, drawn: bool, masked: bool, pure: bool, [invert, auto]: [bool; 2]) -> Draws {
     let mut count = 0;
     let mut next = |wanted: bool| {
         count += u32::from(wanted);
@@ -256,9 +320,10 @@ fn draws(kind: Kind, drawn: bool, masked: bool, pure: bool) -> Draws {
         Kind::Instruct => false,
         Kind::Upscale => true,
     });
-    let noise = next(true).unwrap_or_default();
-    let masked = next(drawn && masked);
-    Draws { image, noise, masked, count }
+    let noise = next(!invert);
+    let masked = next(drawn && masked && !invert);
+    let maps = auto.then_some(count);
+    Draws { image, noise, masked, maps, count: if auto { count + MAPS } else { count } }
 }
 
 /// Scale of the guidance towards the picture.
@@ -333,16 +398,22 @@ mod tests {
     #[test]
     fn draws_are_in_the_order_of_diffusers() {
         let of = |kind, drawn, masked, pure| {
-            let Draws { image, noise, masked, count } = draws(kind, drawn, masked, pure);
+            let Draws { image, noise, masked, maps, count } = draws(kind, drawn, masked, pure, [false; 2]);
+            assert_eq!(maps, None);
             (image, noise, masked, count)
         };
-        assert_eq!(of(Kind::Noised, true, false, false), (Some(0), 1, None, 2));
-        assert_eq!(of(Kind::Noised, false, true, true), (None, 0, None, 1));
-        assert_eq!(of(Kind::Noised, true, true, true), (Some(0), 1, Some(2), 3));
-        assert_eq!(of(Kind::Inpaint, true, true, false), (Some(0), 1, Some(2), 3));
-        assert_eq!(of(Kind::Inpaint, true, true, true), (None, 0, Some(1), 2));
-        assert_eq!(of(Kind::Instruct, true, false, true), (None, 0, None, 1));
-        assert_eq!(of(Kind::Upscale, true, false, true), (Some(0), 1, None, 2));
+        assert_eq!(of(Kind::Noised, true, false, false), (Some(0), Some(1), None, 2));
+        assert_eq!(of(Kind::Noised, false, true, true), (None, Some(0), None, 1));
+        assert_eq!(of(Kind::Noised, true, true, true), (Some(0), Some(1), Some(2), 3));
+        assert_eq!(of(Kind::Inpaint, true, true, false), (Some(0), Some(1), Some(2), 3));
+        assert_eq!(of(Kind::Inpaint, true, true, true), (None, Some(0), Some(1), 2));
+        assert_eq!(of(Kind::Instruct, true, false, true), (None, Some(0), None, 1));
+        assert_eq!(of(Kind::Upscale, true, false, true), (Some(0), Some(1), None, 2));
+        // DiffEdit: a mask by ten draws more, and no noise but these where the picture is inverted.
+        let Draws { image, noise, masked, maps, count } = draws(Kind::Noised, true, false, false, [true, true]);
+        assert_eq!((image, noise, masked, maps, count), (Some(0), None, None, Some(1), 11));
+        let Draws { noise, masked, maps, count, .. } = draws(Kind::Noised, false, true, false, [true, false]);
+        assert_eq!((noise, masked, maps, count), (None, None, None, 0));
     }
 
     #[test]
@@ -354,11 +425,22 @@ mod tests {
     #[test]
     fn what_stays_is_pasted() {
         let edited = Edited::default();
-        let draws = draws(Kind::Noised, false, true, true);
+        let draws = draws(Kind::Noised, false, true, true, [false; 2]);
         let (image, mask) = (Arc::from([1.0, 2.0, 3.0, 4.0]), Some(Arc::from([0.0, 1.0])));
-        let (kind, noise) = (Kind::Noised, None);
-        let mut plan =
-            Plan { kind, step: 0, pure: true, draws, image, mask, noise, scaled: false, paste: false, edited };
+        let mut plan = Plan {
+            kind: Kind::Noised,
+            step: 0,
+            pure: true,
+            invert: false,
+            coarse: None,
+            draws,
+            image,
+            mask,
+            noise: None,
+            scaled: false,
+            paste: false,
+            edited,
+        };
         let made = [5.0, 6.0, 7.0, 8.0];
         let mut picture = made;
         plan.paste(&mut picture);

@@ -1,14 +1,19 @@
 //! The state that a chain begins in, and what of it stays known while it goes on.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use unfog_core::chain::Chain;
-use unfog_core::denoise::Cond;
+use unfog_core::config::Parity;
+use unfog_core::denoise::{Cond, Denoise};
 use unfog_core::noise::{Noise, NoiseError};
 use unfog_core::schedule::{Level, Schedule};
 
 use super::super::setup::Setup;
+use super::coarse::Coarse;
 use super::encode::Code;
+use super::found::{self, Maps};
+use super::invert::{Path, Way};
 use super::plan::{Kind, Plan};
 use super::{Encoder, picture};
 use crate::backend::Request;
@@ -25,6 +30,8 @@ pub struct Start {
     /// Values of what is sampled for an image, and their pixels.
     len: usize,
     pixels: usize,
+    /// What of it is coarse, and put back after every step.
+    coarse: Option<Coarse>,
     /// Latents, or the picture itself, `[n, len]`; empty where the chain sees nothing of it.
     known: Vec<f32>,
     /// Where they are made anew: 1 there, 0 elsewhere, `[h, w]`.
@@ -58,6 +65,7 @@ impl Start {
             count,
             len,
             pixels: setup.width as usize * setup.height as usize,
+            coarse: plan.coarse.map(|factor| Coarse { size: [setup.height, setup.width], factor }),
             known: Vec::new(),
             mask,
             channels: Vec::new(),
@@ -171,38 +179,97 @@ impl Start {
     /// # Errors
     /// Those of the noise.
     pub(in super::super) fn known(self: &Arc<Self>, noise: &mut dyn Noise, first: u64, n: usize) -> Result<Known> {
-        let plan = &self.plan;
-        let mut z = memory::vec(n * self.len, 0.0)?;
-        for (image, z) in (first..).zip(z.chunks_exact_mut(self.len)) {
-            noise.fill(image, plan.draws.noise, z).map_err(noise_failed)?;
+        let mut z = Vec::new();
+        if let Some(draw) = self.plan.draws.noise {
+            memory::resize(&mut z, n * self.len, 0.0)?;
+            for (image, z) in (first..).zip(z.chunks_exact_mut(self.len)) {
+                noise.fill(image, draw, z).map_err(noise_failed)?;
+            }
         }
-        Ok(Known { start: Arc::clone(self), at: self.first_of(first) * self.len, z })
+        Ok(Known {
+            start: Arc::clone(self),
+            first,
+            at: self.first_of(first) * self.len,
+            n,
+            z,
+            path: None,
+            late: false,
+            found: Vec::new(),
+            error: RefCell::new(None),
+        })
     }
 }
 
 /// What is known of a batch of images.
 pub(crate) struct Known {
     start: Arc<Start>,
-    /// Where the batch begins among all.
+    /// Number of the first image.
+    first: u64,
+    /// Where the batch begins among all, and how many images it has.
     at: usize,
-    /// The noise that is added.
+    n: usize,
+    /// The noise that is added; none where the images are inverted.
     z: Vec<f32>,
+    /// What they passed on their way to noise, where they are inverted.
+    path: Option<Path>,
+    /// Whether what stays is put back as it was a step before: diffusers' DiffEdit does, and leaves a little noise in it.
+    late: bool,
+    /// The masks that were found, `[n, h, w]`.
+    found: Vec<f32>,
+    /// What went wrong while something was put back.
+    error: RefCell<Option<Error>>,
 }
 
 impl Known {
+    /// Finds masks and inverts the batch's pictures, where that was asked for. `asked` are the conditions of the images that are to be made;
+    /// `done` is told of every step of the inversion. Returns the masks that were found, `[n, h, w]`.
+    ///
+    /// # Errors
+    /// Those of the network and the noise; [`Error::interrupted`].
+    pub(crate) fn prepare<D: Denoise<Error = Error>>(
+        &mut self,
+        setup: &Setup,
+        network: &mut D,
+        noise: &mut dyn Noise,
+        (schedule, asked): (&Schedule<'_>, &[Cond]),
+        stop: &Stop,
+        done: &mut dyn FnMut(),
+    ) -> Result<&[f32]> {
+        let (start, config) = (Arc::clone(&self.start), &setup.settings.config);
+        let known = start.known.get(self.at..self.at + self.n * start.len).unwrap_or_default();
+        if let Some(draw) = start.plan.draws.maps {
+            let level = found::level(schedule);
+            for ((number, image), asked) in (self.first..).zip(known.chunks_exact(start.len)).zip(asked) {
+                let conds = [setup.origin(), *asked];
+                let maps = Maps { image, pixels: start.pixels, number, draw, conds };
+                memory::extend(&mut self.found, &maps.mask(level, network, noise, stop)?)?;
+            }
+        }
+        if start.plan.invert {
+            let steps = start.plan.steps_before(config.steps);
+            let conds = vec![setup.origin(); self.n];
+            let (first_image, len) = (self.first, start.len);
+            let way = Way { config, schedule: *schedule, steps, first_image, len, conds: &conds };
+            self.path = Some(Path::follow(known, &way, network, stop, done)?);
+            self.late = config.parity == Parity::Diffusers;
+        }
+        Ok(&self.found)
+    }
+
     /// Brings a chain of the batch to its first step.
     ///
     /// # Errors
     /// Too little memory; a chain of other images.
     pub(crate) fn begin(&self, chain: &mut Chain<'_>, schedule: &Schedule<'_>) -> Result<()> {
         let plan = &self.start.plan;
-        let mut x = memory::vec(self.z.len(), 0.0)?;
-        match plan.pure {
-            true => {
+        let mut x = memory::vec(self.n * self.start.len, 0.0)?;
+        match (plan.pure, self.path.as_ref().and_then(Path::end)) {
+            (true, _) => {
                 let sigma = schedule.init_noise_sigma();
                 x.iter_mut().zip(&self.z).for_each(|(x, z)| *x = sigma * z);
             }
-            false => self.noised(chain.level_to_begin(plan.step), &mut |i, v| x[i] = v),
+            (false, Some(end)) => x.copy_from_slice(end),
+            (false, None) => self.at_level(chain.level_to_begin(plan.step), 0, &mut |i, v| x[i] = v),
         }
         match chain.begin(plan.step, plan.draws.count, &x) {
             true => Ok(()),
@@ -212,11 +279,17 @@ impl Known {
 
     /// Whether a part of the images stays.
     pub(crate) fn stays(&self) -> bool {
-        self.start.mask.is_some() && self.start.plan.kind == Kind::Noised
+        let start = &self.start;
+        (start.mask.is_some() || start.plan.draws.maps.is_some() || start.coarse.is_some())
+            && start.plan.kind == Kind::Noised
     }
 
-    /// Gives what is known, with its noise at `level`, value by value.
-    fn noised(&self, level: Level, give: &mut dyn FnMut(usize, f32)) {
+    /// Gives what is known, with its noise at `level`, value by value; what was inverted as it was `before` steps before.
+    fn at_level(&self, level: Level, before: usize, give: &mut dyn FnMut(usize, f32)) {
+        if let Some(path) = &self.path {
+            path.at(level, before).unwrap_or_default().iter().enumerate().for_each(|(i, v)| give(i, *v));
+            return;
+        }
         let (signal, noise) = (level.signal as f32, level.noise as f32);
         let known = self.start.known.get(self.at..).unwrap_or_default();
         for (i, (x0, z)) in known.iter().zip(&self.z).enumerate() {
@@ -224,13 +297,42 @@ impl Known {
         }
     }
 
-    /// Puts back what stays, with the noise of a level.
+    /// Puts back what stays, with the noise of a level: what is coarse, then what is black in the mask.
     pub(crate) fn put_back(&self, level: Level, x: &mut [f32]) {
-        let Some(mask) = self.start.mask.as_deref() else { return };
-        self.noised(level, &mut |i, v| {
-            let anew = mask[i % mask.len()];
+        if let Err(e) = self.put_back_coarse(level, x) {
+            self.error.borrow_mut().get_or_insert(e);
+        }
+        let mask = match &self.start.mask {
+            Some(mask) => mask,
+            None => &self.found,
+        };
+        // A mask that was found is one of each image.
+        let (pixels, len, own) = (self.start.pixels, self.start.len, self.start.mask.is_none());
+        if mask.is_empty() {
+            return;
+        }
+        self.at_level(level, usize::from(self.late), &mut |i, v| {
+            let anew = mask[i % pixels + if own { i / len * pixels } else { 0 }];
             x[i] = (1.0 - anew) * v + anew * x[i];
         });
+    }
+
+    fn put_back_coarse(&self, level: Level, x: &mut [f32]) -> Result<()> {
+        let Some(coarse) = self.start.coarse else { return Ok(()) };
+        let mut missing = memory::vec(x.len(), 0.0)?;
+        self.at_level(level, 0, &mut |i, v| missing[i] = v - x[i]);
+        for (x, missing) in x.iter_mut().zip(coarse.of(&missing)?) {
+            *x += missing;
+        }
+        Ok(())
+    }
+
+    /// What went wrong while something was put back.
+    ///
+    /// # Errors
+    /// That.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.error.borrow_mut().take().map_or(Ok(()), Err)
     }
 }
 

@@ -97,6 +97,7 @@ pub(in super::super) fn setup(model: &Model, unclip: &UnClip, options: &Options)
         loaded: None,
         plan: None,
         start: None,
+        from: None,
         own: None,
         stages: None,
         drawn: Drawn::default(),
@@ -211,6 +212,10 @@ fn check(model: &Model, unclip: &UnClip, options: &Options) -> Result<()> {
         ("--image-guidance", edit.is_some_and(|edit| edit.image_guidance.is_some())),
         ("--noise-level", edit.is_some_and(|edit| edit.noise_level.is_some())),
         ("--paste", edit.is_some_and(|edit| edit.paste)),
+        ("--invert", edit.is_some_and(|edit| edit.invert)),
+        ("--from-class", edit.is_some_and(|edit| edit.from_class.is_some())),
+        ("--from-prompt", edit.is_some_and(|edit| edit.from_prompt.is_some())),
+        ("--keep-coarse", edit.is_some_and(|edit| edit.keep_coarse.is_some())),
         ("--tune", options.backend.tune),
     ];
     if let Some((option, _)) = refused.into_iter().find(|(_, given)| *given) {

@@ -153,6 +153,8 @@ fn enlarge(
     let mut steps = |done, total| report(Event::Steps(done, total));
     generate(setup, model, &mut network, source, stop, &mut steps, &mut |made| match made {
         Made::Step(step, x0) => sink.glimpse(step, x0),
+        // Nothing here is made of a part of a picture.
+        Made::Masks(_) => Ok(()),
         Made::Images(first, values) => {
             let mut left = memory::room(values.len())?;
             left.extend(values.iter().map(|v| v * scale));
