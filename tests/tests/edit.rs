@@ -38,7 +38,10 @@ fn options(case: &Value, folder: &Path, kind: Kind) -> TestResult<Options> {
     let edit = Edit {
         image: folder.join("picture.ppm"),
         strength: case["strength"].as_f64(),
-        mask: case["kind"].as_str().is_some_and(|kind| kind.contains("Inpaint")).then(|| folder.join("mask.pgm").into()),
+        mask: case["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.contains("Inpaint"))
+            .then(|| folder.join("mask.pgm").into()),
         image_guidance: case["image_guidance"].as_f64().map(|g| g as f32),
         noise_level: case["noise_level"].as_u64().map(|n| n as u32),
         ..Edit::default()

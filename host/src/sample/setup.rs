@@ -7,9 +7,7 @@ use unfog_core::guidance::{Classifier, Guidance, Rule};
 use unfog_core::sampler;
 
 use super::controls;
-use super::edit::{
-    Given, Kind, Plan, Source, Start, image_guidance, noise_level, own_size, strength,
-};
+use super::edit::{Given, Kind, Plan, Source, Start, image_guidance, noise_level, own_size, strength};
 use super::guidance::Guided;
 use super::noise::{Drawn, Generator};
 use super::options::Options;
@@ -167,9 +165,9 @@ impl Setup {
             prediction: options.prediction,
             strength: within_strength(model, options, kind)?,
         };
-        let settings = Settings::new(scheduler, &wishes)?;
+        let mut settings = Settings::new(scheduler, &wishes)?;
         if invert {
-            Source::check(&settings)?;
+            Source::settle(&mut settings)?;
         }
         let plan = match (&options.edit, &given) {
             (Some(edit), Some(given)) => {

@@ -4,7 +4,7 @@ use serde_json::Value;
 use unfog::image::load;
 use unfog::recipe::Recipe;
 
-use crate::common::Place;
+use crate::common::{Place, models};
 
 /// A place with a picture of glyph-tiny's.
 fn place() -> Place {
@@ -65,4 +65,47 @@ fn bad_edits_are_refused() {
     place.fail(&["edit", "glyph.png", "--image-guidance", "2"], 2, "--image-guidance means nothing");
     place.fail(&["edit", "glyph.png", "--noise-level", "2"], 2, "--noise-level means nothing");
     place.fail(&["edit", "glyph.png", "--prompt", "a cat"], 2, "takes no text");
+}
+
+#[test]
+fn inverted_pictures_masks_that_are_found_and_coarse_parts_come_back_bit_by_bit() {
+    let place = place();
+    let model = models().join("mednist-ddpm").display().to_string();
+    place.succeed(&[
+        "sample",
+        "--model",
+        &model,
+        "--class",
+        "Hand",
+        "--backend",
+        "cpu",
+        "--steps",
+        "3",
+        "--quiet",
+        "--out",
+        "hand.png",
+    ]);
+    let edit = ["edit", "hand.png", "--model", &model, "--backend", "cpu", "--steps", "4", "--class", "1", "--quiet"];
+    let runs: [(&str, &[&str]); 4] = [
+        ("inverted.png", &["--invert", "--from-class", "Hand", "--guidance", "1.5"]),
+        ("found.png", &["--invert", "--mask", "auto", "--latents-out", "latents"]),
+        ("noised.png", &["--mask", "auto", "--from-class", "4", "--strength", "0.5"]),
+        ("coarse.png", &["--keep-coarse", "8"]),
+    ];
+    for (out, options) in runs {
+        place.succeed(&[&edit[..], options, &["--out", out]].concat());
+        let said = place.succeed(&["replay", out]);
+        assert!(said.contains("values are the same"), "{out}: {said}");
+    }
+    let edited = |name: &str| Recipe::read(&place.path(name)).unwrap().edit.unwrap();
+    let inverted = edited("inverted.png");
+    assert_eq!((inverted.invert, inverted.from_class, inverted.strength), (true, Some(4), Some(0.8)));
+    // Without a class it is "no class"; with a mask or what is coarse, and no inversion, all steps are made.
+    let found = edited("found.png");
+    assert_eq!((found.mask.as_deref(), found.mask_sha256, found.from_class), (Some("auto"), None, Some(6)));
+    let coarse = edited("coarse.png");
+    assert_eq!((coarse.keep_coarse, coarse.strength, coarse.from_class), (Some(8), Some(1.0), None));
+    place.fail(&["edit", "hand.png", "--model", &model, "--from-class", "4"], 2, "means nothing without --invert");
+    place.fail(&["edit", "hand.png", "--model", &model, "--invert", "--sampler", "euler"], 2, "means nothing to euler");
+    place.fail(&["edit", "hand.png", "--model", &model, "--keep-coarse", "5"], 2, "--keep-coarse 5");
 }

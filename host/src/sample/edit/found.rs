@@ -80,10 +80,11 @@ impl Maps<'_> {
         let mask: Vec<f32> = memory::collect(sums.iter().map(white))?;
         match mask.contains(&1.0) {
             true => Ok(mask),
-            false => {
-                Err(Error::failure(format!("no mask was found for image {}: its predictions differ nowhere", self.number))
-                    .hint("give other conditions, or --mask IMAGE"))
-            }
+            false => Err(Error::failure(format!(
+                "no mask was found for image {}: its predictions differ nowhere",
+                self.number
+            ))
+            .hint("give other conditions, or --mask IMAGE")),
         }
     }
 }

@@ -46,7 +46,9 @@ impl Source {
         };
         kind.check(edit)?;
         if model.condition().is_some_and(|config| config.time_cond_proj_dim.is_some()) || model.is_of_consistency()? {
-            return Err(Error::usage(format!("{why} means nothing to the model {name}: guidance was distilled into it")));
+            return Err(Error::usage(format!(
+                "{why} means nothing to the model {name}: guidance was distilled into it"
+            )));
         }
         if !options.control_steps.is_empty() {
             return Err(Error::usage(format!("--control-steps means nothing with {why}: a control counts always")));
@@ -73,11 +75,13 @@ impl Source {
         Ok(Some(Self { class, prompt: None }))
     }
 
-    /// Refuses settings that can't be run backwards.
+    /// Brings settings to those of a run that goes backwards first: predicted images are not clipped, whatever the scheduler says, since what
+    /// clipping takes away is not found again.
     ///
     /// # Errors
-    /// A usage error.
-    pub(in super::super) fn check(Settings { sampler, config, .. }: &Settings) -> Result<()> {
+    /// A usage error for settings that can't be run backwards.
+    pub(in super::super) fn settle(settings: &mut Settings) -> Result<()> {
+        let Settings { sampler, config, .. } = settings;
         if sampler.name != sampler::DDIM.name {
             return Err(Error::usage(format!("--invert goes by ddim, and means nothing to {}", sampler.name))
                 .hint("leave --sampler out"));
@@ -89,6 +93,7 @@ impl Source {
             return Err(Error::usage("--invert means nothing to a network that predicts the image itself")
                 .hint("a picture has no noise to be told from it"));
         }
+        config.clip = Clip::None;
         Ok(())
     }
 }
@@ -125,8 +130,6 @@ pub(super) struct Way<'a> {
 impl Path {
     /// Follows DDIM backwards from pictures `[n, len]`, without guidance. `done` is told of every step.
     ///
-    /// Predicted images are not clipped, whatever the scheduler says: what clipping takes away is not found again.
-    ///
     /// # Errors
     /// Those of the network; [`Error::interrupted`].
     pub(super) fn follow<D: Denoise<Error = Error>>(
@@ -137,7 +140,7 @@ impl Path {
         done: &mut dyn FnMut(),
     ) -> Result<Self> {
         let Way { config, schedule, steps, first_image, len, conds } = *way;
-        let config = Config { guidance: Guidance::None, clip: Clip::None, ..*config };
+        let config = Config { guidance: Guidance::None, ..*config };
         let batch = Batch { first_image, len, out_len: network.out_len(), conds };
         let needed = Chain::memory(&config, &sampler::DDIM_INVERSE, &batch).map_err(chain_failed)?;
         let mut values = memory::vec(needed, 0.0)?;

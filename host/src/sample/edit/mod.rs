@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use crate::error::Error;
 
 pub(super) use encode::Encoder;
+pub(super) use invert::Source;
 pub(super) use picture::Read;
 pub use plan::{Draws, Kind, Plan};
 pub(super) use plan::{Given, image_guidance, noise_level, own_size, strength};
-pub(super) use invert::Source;
 pub(super) use start::Known;
 pub use start::Start;
 
