@@ -3,8 +3,8 @@
 
     classifier.py DATA OUT [--epochs N] [--seed S]
 
-DATA: the folder of MedNIST's archives (mednist-train-2000.tar, mednist-test-100.tar). OUT: where the weights go (safetensors, about 100 kB).
-It sees scans that are shifted, mirrored, brighter or darker and noisy, so that it looks at shapes: the share of the scans of
+DATA: the folder of MedNIST's archives (mednist-train-2000.tar, mednist-test-100.tar). OUT: where the weights go (safetensors, about 200 kB).
+It sees scans that are shifted, mirrored, blurred, brighter or darker and noisy, so that it looks at shapes: the share of the scans of
 mednist-test-100.tar that it names right is printed, plain and with noise of deviation 0.1. One thread takes about two minutes.
 """
 import argparse
@@ -18,17 +18,18 @@ from pixels import CLASSES, as_values, scans
 
 
 class Classifier(nn.Module):
-    """Scans [n, 1, 64, 64] from -1 to 1 to logits [n, 6]; 24,000 parameters."""
+    """Scans [n, 1, 64, 64] from -1 to 1 to logits [n, 6]; 53,000 parameters."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(1, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 64, 3, 2, 1)
-        self.out = nn.Linear(64, len(CLASSES))
+        self.a, self.b = nn.Conv2d(1, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1)
+        self.c, self.d = nn.Conv2d(32, 48, 3, 2, 1), nn.Conv2d(48, 64, 3, 2, 1)
+        self.out = nn.Linear(64 * 4 * 4, len(CLASSES))
 
     def forward(self, x):
-        for layer in (self.a, self.b, self.c):
+        for layer in (self.a, self.b, self.c, self.d):
             x = F.relu(layer(x))
-        return self.out(x.mean((2, 3)))
+        return self.out(x.flatten(1))
 
 
 def load(path):
@@ -39,12 +40,14 @@ def load(path):
 
 
 def varied(x, generator):
-    """Scans shifted by up to 4 pixels, half of them mirrored, with another contrast and brightness, and with some noise."""
+    """Scans shifted by up to 4 pixels, half of them mirrored, half of them blurred, with another contrast and brightness, and with some noise."""
     def uniform(low, high):
         return low + (high - low) * torch.rand(len(x), 1, 1, 1, generator=generator)
     dx, dy = torch.randint(-4, 5, (2,), generator=generator).tolist()
     x = torch.roll(x, (dy, dx), (2, 3))
     x = torch.where(uniform(0, 1) < 0.5, x.flip(3), x)
+    n = 2 << int(torch.randint(2, (), generator=generator))
+    x = torch.where(uniform(0, 1) < 0.5, F.interpolate(F.avg_pool2d(x, n), scale_factor=n, mode="bilinear"), x)
     return uniform(0.7, 1.2) * x + uniform(-0.3, 0.3) + uniform(0, 0.2) * torch.randn(x.shape, generator=generator)
 
 

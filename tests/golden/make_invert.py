@@ -32,10 +32,11 @@ MAPS, N = 10, 2
 
 CASES = [
     # Of texts. `from` absent: the empty text.
-    dict(pipeline="sd1", kind="invert", steps=6, strength=0.8, guidance=7.5, source="a photo of a red apple", prompt="a dog"),
+    dict(pipeline="sd1", kind="invert", steps=6, strength=0.8, guidance=3.0, source="a photo of a red apple", prompt="a dog"),
     dict(pipeline="sd2", kind="invert", steps=5, strength=1.0, guidance=3.0, prompt="a photo of a cat", negative="blurry"),
     dict(pipeline="sd1", kind="invert", steps=10, strength=0.35, guidance=1.0, source="the cat", prompt="the cat", size=[24, 16]),
-    dict(pipeline="sd1", kind="invert", mask="auto", steps=6, strength=0.8, guidance=5.0, source="a red apple", prompt="a dog"),
+    dict(pipeline="sd1", kind="invert", mask="auto", steps=6, strength=0.8, guidance=5.0, source="a red apple", prompt="a dog",
+         size=[24, 16]),
     dict(pipeline="sd2", kind="invert", mask="auto", steps=5, strength=0.7, guidance=3.0, prompt="a dog", size=[16, 24]),
     dict(pipeline="sd1", kind="invert", mask="given", steps=5, strength=0.8, guidance=4.0, source="a cat", prompt="a dog"),
     dict(pipeline="sd2", kind="plain", mask="auto", steps=5, strength=1.0, guidance=3.0, source="a cat", prompt="a dog"),
@@ -216,11 +217,17 @@ def main():
         latents = [1, h, w] if own else [4, h // 2, w // 2]
         invert, auto = case["kind"] == "invert", case["mask"] == "auto"
         draws = (0 if own else 1) + (0 if invert else 1) + (MAPS if auto else 0)
-        # What half floats hold: the file has half the size.
-        noise = torch.randn((max(draws, 1), N, *latents), generator=torch.Generator().manual_seed(700 + i)).half().float()
+        run = lambda dtype: by_classes(case, values, given, noise, dtype) if own else by_texts(case, shown, given, noise, dtype)
+        # Random networks may differ nowhere more than elsewhere: another seed.
+        for seed in range(700 + i, 2000, 100):
+            # What half floats hold: the file has half the size.
+            noise = torch.randn((max(draws, 1), N, *latents), generator=torch.Generator().manual_seed(seed)).half().float()
+            with torch.no_grad():
+                made, mask = run(torch.float32)
+            if mask is None or mask.amax([1, 2]).min() == 1:
+                break
         with torch.no_grad():
-            run = lambda dtype: by_classes(case, values, given, noise, dtype) if own else by_texts(case, shown, given, noise, dtype)
-            (exact, same), (made, mask) = run(torch.float64), run(torch.float32)
+            exact, same = run(torch.float64)
         if auto:
             assert torch.equal(same, mask), "a mask that rounding decides is no golden"
             tensors[f"{i:02}.mask"] = mask.half()
