@@ -23,7 +23,7 @@ EDITS = [
     ("found", "A mask that is found (`--invert --mask auto`)",
      "Where the predictions for both classes differ (the masks between) is made anew from the inverted scan; the rest is held to it (DiffEdit)."),
     ("coarse", "The style of another class (`--keep-coarse`)",
-     "From noise alone under another class, while the coarse part of the content, 16 by 16 pixels, is put back after every step (ILVR)."),
+     "From noise alone under another class, while the coarse part of the content, 32 by 32 pixels, is put back after every step (ILVR)."),
 ]
 OPTIONS = bench.TASKS | {"mask": "--mask {inputs}/mask.png --class {was} --guidance 2 --steps 20"}
 # Name, title, what it shows, and a function that makes docs/gallery/NAME.png and returns (command, seconds, figure).
@@ -66,7 +66,7 @@ def main():
 
 Made by [gallery/make.py](gallery/make.py) from [ten scans](gallery/inputs/README.md) that no model here has seen in training, with the small model
 [mednist-ddpm](../models/mednist-ddpm/README.md), all with seed 0, none picked from several. Each edit has another class to go to: {arrows}. Scans are above,
-what became of them below. Times are seconds of sampling a scan, on two cores of a small server that had other work beside it. Classes are seen by
+what became of them below. Times are seconds of sampling a scan on one thread of a small server that had other work beside it. Classes are seen by
 [a classifier](../models/train/classifier.py) that names 96 % of MedNIST's test scans right.
 The pictures are under CC BY-SA 4.0, as the scans are. They are not for diagnosis.
 """

@@ -6,7 +6,7 @@
 FILE: the weights that models/train/classifier.py writes (it needs MedNIST's archives; the ten scans are none of those that it learns from).
 OUT gets a sheet a task, scans above, what became of them below, and figures.json. The program is $UNFOG, or target/release/unfog. It counts the asked
 class in what was made, and beside it the former one; `apart` is the root mean square distance from the scan, of 255. Seconds are those of the
-program's sampling, a scan each.
+program's sampling on one thread, a scan each.
 """
 import argparse, json, os, pathlib, subprocess, sys, tempfile
 
@@ -28,7 +28,7 @@ TASKS = {
     "invert": "--invert --from-class {was} --class {asked} --guidance 3 --steps 20",
     "found": "--invert --mask auto --from-class {was} --class {asked} --guidance 3 --steps 20",
     "strength": "--class {asked} --strength 0.8 --guidance 2 --steps 20",
-    "coarse": "--class {asked} --keep-coarse 16 --guidance 2 --steps 20",
+    "coarse": "--class {asked} --keep-coarse 32 --guidance 3 --steps 20",
 }
 
 
@@ -43,7 +43,8 @@ def edit(options, backend="cpu"):
     for name, was, asked in SCANS:
         with tempfile.TemporaryDirectory() as folder:
             out, latents = pathlib.Path(folder) / "made.png", pathlib.Path(folder) / "latents"
-            command = [unfog, "edit", INPUTS / f"{name}.png", "--model", ROOT / "models/mednist-ddpm", "--backend", backend, "--quiet", "--json",
+            command = [unfog, "edit", INPUTS / f"{name}.png", "--model", ROOT / "models/mednist-ddpm", "--backend", backend,
+                       "--threads", "1", "--quiet", "--json",
                        "--out", out, "--latents-out", latents, *options.format(was=was, asked=asked).split()]
             report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             seconds += json.loads(report)["sampling_seconds"] / len(SCANS)
