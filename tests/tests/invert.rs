@@ -213,7 +213,7 @@ fn what_means_nothing_is_refused_in_one_line() -> TestResult {
     let folder = folder("invert-refusals")?;
     let with = |change: &dyn Fn(&mut Options, &mut Edit)| edit(&folder, "hand-1", change);
     let glyph: &dyn Fn(&mut Options, &mut Edit) = &|options, edit| (options.model, edit.invert) = (None, true);
-    let refusals: [(Options, &str); 14] = [
+    let refusals: [(Options, &str); 15] = [
         (
             with(&|_, edit| edit.from_class = Some("Hand".into())),
             "--from-class means nothing without --invert or --mask auto",
@@ -249,6 +249,14 @@ fn what_means_nothing_is_refused_in_one_line() -> TestResult {
                 edit.from_prompt = Some("a dog".into());
             }),
             "--from-prompt means nothing without",
+        ),
+        (
+            with(&|options, edit| {
+                (options.model, options.prompt) =
+                    (Some(root().join("tests/golden/dit/sd3-pipeline")), Some("a cat".into()));
+                edit.invert = true;
+            }),
+            "it has no betas",
         ),
         // The prediction is the same for the same class: nothing is found.
         (

@@ -152,6 +152,10 @@ impl Setup {
         };
         let origin = options.edit.as_ref().map(|edit| Source::new(model, options, edit, kind)).transpose()?.flatten();
         let invert = options.edit.as_ref().is_some_and(|edit| edit.invert);
+        if invert && !prediction.is_over_alpha_bar() {
+            return Err(Error::usage(format!("--invert means nothing to the model {}: it has no betas", model.name()))
+                .hint("it goes by ddim"));
+        }
         let wishes = Wishes {
             sampler: options.sampler.clone().or_else(|| invert.then(|| sampler::DDIM.name.into())),
             schedule: options.schedule.clone(),
