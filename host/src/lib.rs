@@ -31,6 +31,7 @@ pub mod recipe;
 pub mod replay;
 pub mod restore;
 pub mod sample;
+pub mod scan;
 pub mod schedule;
 pub mod settings;
 pub mod stop;

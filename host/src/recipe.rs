@@ -1,4 +1,4 @@
-//! Everything that it takes to make a picture again, as it is stored in a PNG.
+//! Everything that it takes to make a picture again, as it is stored in a PNG or a DICOM file.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use crate::backend::Description;
 use crate::error::{Error, Result};
 use crate::image::read_text;
 use crate::restore::Task;
+use crate::scan::{self, Window};
 
 /// The keyword of a PNG's text under which the recipe lies, as JSON.
 pub const KEYWORD: &str = "unfog";
@@ -103,6 +104,15 @@ pub struct Restored {
     pub task: Task,
     /// Standard deviation of the noise that was assumed, of 255.
     pub noise: f32,
+    /// What the noise was taken to be like, if not Gaussian.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_model: Option<String>,
+    /// How much variance a step of 255 of intensity added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<f32>,
+    /// What the network saw of a scan's range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// The mask's file, as it was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
@@ -289,10 +299,10 @@ impl Recipe {
         serde_json::to_string(self).map_err(|e| Error::failure("the recipe can't be written as JSON").because(e))
     }
 
-    /// The recipe that the PNG file at `path` carries.
+    /// The recipe that the PNG or DICOM file at `path` carries.
     ///
     /// # Errors
-    /// A file that is missing or no PNG, carries no recipe, or one of an unknown form.
+    /// A file that is missing or of another kind, carries no recipe, or one of an unknown form.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(path, &Self::text(path)?)
     }
@@ -327,8 +337,8 @@ impl Recipe {
     }
 
     fn text(path: &Path) -> Result<String> {
-        read_text(path, KEYWORD)?
-            .ok_or_else(|| Error::failure(format!("{} carries no recipe of unfog", path.display())))
+        let text = if scan::is(path) { scan::read_recipe(path)? } else { read_text(path, KEYWORD)? };
+        text.ok_or_else(|| Error::failure(format!("{} carries no recipe of unfog", path.display())))
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self> {

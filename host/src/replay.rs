@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use crate::backend::{Description, Kind, Request};
 use crate::error::{Error, Result};
-use crate::image::{Deep, Picture, load};
+use crate::image::{Picture, load};
 use crate::model::{EmbeddingChoice, LoraChoice, Model};
 use crate::recipe::Recipe;
-use crate::restore;
+use crate::restore::{self, Content};
 use crate::sample::{Edit, Event, Mask, Options, Setup, Share, again};
 use crate::settings::{self, parity, prediction};
 use crate::stop::Stop;
@@ -90,25 +90,24 @@ fn restored(
     stop: &Stop,
     report: &mut dyn FnMut(Event),
 ) -> Result<Comparison> {
-    let picture = Deep::load(path)?;
+    let was = Content::read(path)?;
     let from = (model(&recipe, changes), request(&recipe, changes));
-    let (found, now) = restore::again(&recipe, from, stop, report)?;
-    // A file of another kind than PNG carries no recipe, so depth and transparency are those of the run.
-    let (was, found) = (picture.pixels()?, found.pixels()?);
-    if was.len() != found.len() {
+    let (found, now) = restore::again((path, &recipe), from, stop, report)?;
+    if was.values.len() != found.values.len() || was.full != found.full {
+        let of = |content: &Content| format!("{} values of {}", content.values.len(), content.full);
         return Err(Error::failure(format!(
-            "{} has {} values, and its recipe makes {}",
+            "{} has {}, and its recipe makes {}",
             path.display(),
-            was.len(),
-            found.len()
+            of(&was),
+            of(&found)
         )));
     }
-    let apart = || was.iter().zip(&found).map(|(a, b)| a.abs_diff(*b));
+    let apart = || was.values.iter().zip(&found.values).map(|(a, b)| a.abs_diff(*b));
     let largest = apart().max().unwrap_or(0);
     Ok(Comparison {
-        values: was.len(),
+        values: was.values.len(),
         differing: apart().filter(|&apart| apart > 0).count(),
-        largest: (if picture.sixteen { largest.div_ceil(257) } else { largest }) as u8,
+        largest: (u64::from(largest) * 255).div_ceil(u64::from(was.full.max(1))) as u8,
         was: recipe.ran_on,
         now: now.ran_on,
         version: recipe.version,

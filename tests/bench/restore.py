@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 """How well unfog restores, beside what others do: a table in Markdown.
 
-    restore.py UNFOG MODEL IMAGES FOLDER [--each 20] [--tasks denoise25,...]
+    restore.py UNFOG MODEL IMAGES FOLDER [--each 20] [--tasks denoise25,...] [--calibrate] [--seams]
 
 IMAGES has a folder a class with grey pictures of the model's size (MedNIST's test pictures); the first EACH of each are taken. FOLDER keeps what is made, so
 that a run goes on where it ended. Needs numpy, scipy, Pillow, scikit-image, bm3d and safetensors.
 
 Measurements are made here, in f32 and not cut off at black and white (so that noise is Gaussian), with numpy's generator seeded by the picture's number; every
 method gets the same. Results are cut off to black and white and compared in f64.
+
+--calibrate: how often the truth lies in the band of 90 % that the samples' standard deviation speaks of (1.645 of it to each side), once that is multiplied
+by one factor, which is fitted on the EACH pictures that follow the first EACH. Of a hole, its pixels alone count.
+
+--seams: pictures of 192 pixels (enlarged bicubically) are restored by a model of 64, in tiles; how much larger differences of neighbours are where tiles end than
+elsewhere, both as shares of the truth's there.
 """
 import argparse, os, pathlib, subprocess
 
@@ -30,6 +36,14 @@ def quality(result, truth):
 
 def noisy(sigma):
     return lambda x, rng: x + rng.normal(0, sigma / 255, x.shape)
+
+
+def rician(sigma):
+    return lambda x, rng: np.hypot(x + rng.normal(0, sigma / 255, x.shape), rng.normal(0, sigma / 255, x.shape))
+
+
+def counted(gain, sigma):
+    return lambda x, rng: rng.poisson(x * 255 / gain) * gain / 255 + rng.normal(0, sigma / 255, x.shape)
 
 
 def blurred(x, rng):
@@ -59,6 +73,7 @@ def denoisers(sigma):
 
 
 MEAN8 = ["--samples", "8"]
+EIGHT_OF_THREE = ["--task", "denoise", "--steps", "3", *MEAN8]
 TASKS = {
     f"denoise{s}": (noisy(s), denoisers(s), {
         "unfog, one evaluation": ["--task", "denoise", "--noise", str(s), "--method", "mean"],
@@ -66,6 +81,15 @@ TASKS = {
         "unfog, mean of 8": ["--task", "denoise", "--noise", str(s), "--steps", "3", *MEAN8],
     }) for s in (25, 50)
 } | {
+    "rician25": (rician(25), denoisers(25), {
+        "unfog, mean of 8, as Gaussian": [*EIGHT_OF_THREE, "--noise", "25"],
+        "unfog, mean of 8, as Rician": [*EIGHT_OF_THREE, "--noise", "25", "--noise-model", "rician"],
+    }),
+    "poisson8": (counted(8, 5), denoisers(25), {
+        "unfog, mean of 8, as Gaussian, estimated": EIGHT_OF_THREE,
+        "unfog, mean of 8, as Gaussian of 25": [*EIGHT_OF_THREE, "--noise", "25"],
+        "unfog, mean of 8, as Poisson-Gaussian": [*EIGHT_OF_THREE, "--noise", "5", "--noise-model", "poisson-gaussian", "--gain", "8"],
+    }),
     "upscale4": (lambda x, rng: x.reshape(SIDE // FACTOR, FACTOR, -1, FACTOR).mean((1, 3)), {"bicubic": bicubic}, {
         "unfog, one sample": ["--task", "upscale", "--steps", "25"],
         "unfog, mean of 8": ["--task", "upscale", "--steps", "25", *MEAN8],
@@ -82,40 +106,99 @@ TASKS = {
 }
 
 
+def read(images, first, count):
+    truths = {}
+    for kind in sorted(os.listdir(images)):
+        folder = os.path.join(images, kind)
+        if os.path.isdir(folder):
+            for name in sorted(os.listdir(folder))[first : first + count]:
+                truths[f"{kind}-{name.rsplit('.', 1)[0]}"] = np.asarray(Image.open(os.path.join(folder, name)).convert("L"), np.float64) / 255
+    return truths
+
+
+class Runs:
+    """Runs of unfog over one task's measurements of pictures, in a folder of their own."""
+
+    def __init__(self, a, task, label, truths):
+        self.a, self.task, self.folder, self.truths, self.ys = a, task, a.folder / task, truths, {}
+        self.given = self.folder / label
+        self.given.mkdir(parents=True, exist_ok=True)
+        for number, (name, x) in enumerate(truths.items()):
+            self.ys[name] = TASKS[task][0](x, np.random.default_rng(number)).astype(np.float32)
+            save_file({"image": self.ys[name][None]}, self.given / f"{name}.safetensors")
+        self.hole = a.folder / "hole.png"
+        Image.fromarray(hole().astype(np.uint8) * 255).save(self.hole)
+
+    def run(self, method, args):
+        """Returns a function that reads a result by its name, and one that reads its uncertainty."""
+        out = self.folder / f"{self.given.name}-{method.replace(' ', '-').replace(',', '')}"
+        mask = ["--mask", str(self.hole)] if self.task.startswith("inpaint") else []
+        command = [self.a.unfog, "restore", str(self.given), *args, *mask, "--model", self.a.model, "--backend", "cpu", "--quiet", "--out", str(out)]
+        subprocess.run(command, check=True)
+        return [lambda name, end=end: np.asarray(Image.open(out / f"{name}{end}.png"), np.float64) / 65535 for end in ("", ".uncertainty")]
+
+
+def table(a, task):
+    runs = Runs(a, task, f"given{a.each}", read(a.images, 0, a.each))
+
+    def row(method, result):
+        near = np.array([quality(result(name), x) for name, x in runs.truths.items()]).mean(0)
+        print(f"| {task} | {method} | {near[0]:.2f} | {near[1]:.4f} |", flush=True)
+
+    for method, f in TASKS[task][1].items():
+        row(method, lambda name: f(runs.ys[name].astype(np.float64)))
+    for method, args in TASKS[task][2].items():
+        row(method, runs.run(method, args)[0])
+
+
+def calibrate(a, task):
+    args = TASKS[task][2][[name for name in TASKS[task][2] if "mean of 8" in name][0]]
+    counts = hole() if task.startswith("inpaint") else np.ones((SIDE, SIDE), bool)
+
+    def scores(label, first):
+        runs = Runs(a, task, label, read(a.images, first, a.each))
+        mean, spread = runs.run("calibrate", [*args, "--uncertainty"])
+        apart = np.concatenate([np.abs(mean(name) - x)[counts] for name, x in runs.truths.items()])
+        return apart, np.concatenate([spread(name)[counts] for name in runs.truths])
+
+    apart, spread = scores(f"fit{a.each}", a.each)
+    factor = np.quantile(apart / np.maximum(spread, 1e-6), 0.9) / 1.645
+    apart, spread = scores(f"given{a.each}", 0)
+    inside, before = [100 * np.mean(apart <= 1.645 * by * spread) for by in (factor, 1)]
+    print(f"| {task} | {before:.1f} % | {factor:.2f} | {inside:.1f} % |", flush=True)
+
+
+def seams(a, task):
+    side = 3 * SIDE
+    large = {name: np.asarray(Image.fromarray(x).resize((side, side), Image.BICUBIC), np.float64).clip(0, 1) for name, x in read(a.images, 0, a.each).items()}
+    runs = Runs(a, task, f"large{a.each}", large)
+    result = runs.run("seams", TASKS[task][2]["unfog, one sample"])[0]
+    # Tiles of 64 in 192 begin at 0, 42, 85 and 128 and end where others go on.
+    ends = sorted({begin for begin in (42, 85, 128)} | {begin + SIDE for begin in (0, 42, 85)})
+    near = [i for i in range(8, side - 8) if min(abs(i - end) for end in ends) in (2, 3, 4)]
+    sums = np.zeros((2, 2))
+    for name, x in large.items():
+        for n, picture in enumerate((result(name), x)):
+            for turned in (picture, picture.T):
+                steps = np.abs(np.diff(turned, axis=1, prepend=turned[:, :1]))
+                sums[n] += steps[:, ends].mean(), steps[:, near].mean()
+    (at, by), (true_at, true_by) = sums
+    print(f"| {task} | {100 * (at / by / (true_at / true_by) - 1):+.2f} % |", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("unfog"), p.add_argument("model"), p.add_argument("images"), p.add_argument("folder", type=pathlib.Path)
     p.add_argument("--each", type=int, default=20)
     p.add_argument("--tasks", default=",".join(TASKS))
+    p.add_argument("--calibrate", action="store_true")
+    p.add_argument("--seams", action="store_true")
     a = p.parse_args()
-    truths = {}
-    for kind in sorted(os.listdir(a.images)):
-        folder = os.path.join(a.images, kind)
-        if os.path.isdir(folder):
-            for name in sorted(os.listdir(folder))[: a.each]:
-                truths[f"{kind}-{name.rsplit('.', 1)[0]}"] = np.asarray(Image.open(os.path.join(folder, name)).convert("L"), np.float64) / 255
-    print(f"{len(truths)} pictures\n\n| task | method | PSNR, dB | SSIM |\n| --- | --- | --- | --- |")
+    heads = {calibrate: "task | in the band as it is | factor | in the band", seams: "task | larger at seams", table: "task | method | PSNR, dB | SSIM"}
+    work = calibrate if a.calibrate else seams if a.seams else table
+    print(f"| {heads[work]} |\n| {' | '.join('---' for _ in heads[work].split('|'))} |")
     for task in a.tasks.split(","):
-        measure, others, runs = TASKS[task]
-        given = a.folder / task / f"given{a.each}"
-        given.mkdir(parents=True, exist_ok=True)
-        ys = {}
-        for number, (name, x) in enumerate(truths.items()):
-            ys[name] = measure(x, np.random.default_rng(number)).astype(np.float32)
-            save_file({"image": ys[name][None]}, given / f"{name}.safetensors")
-        Image.fromarray(hole().astype(np.uint8) * 255).save(a.folder / "hole.png")
-
-        def row(method, result):
-            near = np.array([quality(result(name), x) for name, x in truths.items()]).mean(0)
-            print(f"| {task} | {method} | {near[0]:.2f} | {near[1]:.4f} |", flush=True)
-
-        for method, f in others.items():
-            row(method, lambda name: f(ys[name].astype(np.float64)))
-        for method, args in runs.items():
-            out = a.folder / task / method.replace(" ", "-").replace(",", "")
-            mask = ["--mask", str(a.folder / "hole.png")] if task.startswith("inpaint") else []
-            subprocess.run([a.unfog, "restore", str(given), *args, *mask, "--model", a.model, "--backend", "cpu", "--quiet", "--out", str(out)], check=True)
-            row(method, lambda name: np.asarray(Image.open(out / f"{name}.png"), np.float64) / 65535)
+        work(a, task)
 
 
 if __name__ == "__main__":

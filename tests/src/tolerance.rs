@@ -46,6 +46,15 @@ pub fn quality() -> Tolerance {
     allow(1e-6, "sums in f64 of values that were rounded to f32")
 }
 
+/// What a picture file shows of a scan against pydicom.
+pub fn shown(sixteen: bool, jpeg: bool) -> Tolerance {
+    match (sixteen, jpeg) {
+        (true, _) => allow(4e-5, "values are rounded to 65535 steps"),
+        (false, false) => allow(8e-3, "values are rounded to 255 steps"),
+        (false, true) => allow(1.5e-2, "as above, and decoders of JPEG differ by one step"),
+    }
+}
+
 /// A single op in f32 against torch in f64.
 pub fn op(op: &Op, backend: &Backend) -> Tolerance {
     match op {

@@ -37,6 +37,11 @@ impl Shape {
 pub enum Kind<'a> {
     /// Nothing but noise. y is the picture.
     Identity,
+    /// Noise that is not alike everywhere, made alike: every value is multiplied by a weight of its own, above 0. y: the picture, weighted.
+    Weighted {
+        /// The weights, as many as values of a picture.
+        weights: &'a [f32],
+    },
     /// Pixels were lost. y is the picture with zeros there.
     Mask {
         /// Whether each pixel is known, `[height, width]`.
@@ -89,7 +94,7 @@ pub enum OperatorError {
     Sides,
     /// It is for pictures of three channels.
     Channels,
-    /// Weights that are not finite, or all 0.
+    /// Weights that are not finite, or all 0; of [`Kind::Weighted`] too few or too many, or any that is not above 0.
     Weights,
     /// The number of pixels is no power of two.
     PowerOfTwo,
@@ -112,6 +117,10 @@ impl<'a> Operator<'a> {
         let check = |fits: bool, error| if fits { Ok(()) } else { Err(error) };
         match kind {
             Kind::Identity => {}
+            Kind::Weighted { weights } => {
+                let fit = weights.len() == shape.len() && weights.iter().all(|w| w.is_finite() && *w > 0.0);
+                check(fit, OperatorError::Weights)?;
+            }
             Kind::Mask { known } => check(known.len() == height * width, OperatorError::Sides)?,
             Kind::AveragePool { factor } => multiple(factor)?,
             Kind::Grey { weights } => {
@@ -140,7 +149,9 @@ impl<'a> Operator<'a> {
     pub fn measured_len(&self) -> usize {
         let Shape { channels, height, width } = self.shape;
         match self.kind {
-            Kind::Identity | Kind::Mask { .. } | Kind::Hadamard { .. } | Kind::Cosine => self.shape.len(),
+            Kind::Identity | Kind::Weighted { .. } | Kind::Mask { .. } | Kind::Hadamard { .. } | Kind::Cosine => {
+                self.shape.len()
+            }
             Kind::AveragePool { factor } => self.shape.len() / (factor * factor),
             Kind::Grey { .. } => height * width,
             Kind::Separable { rows, columns } => channels * rows.shape()[0] * columns.shape()[0],
@@ -161,6 +172,7 @@ impl<'a> Operator<'a> {
         let known = |known: bool| if known { 1.0 } else { 0.0 };
         match self.kind {
             Kind::Identity | Kind::Cosine => 1.0,
+            Kind::Weighted { weights } => weights[i],
             Kind::Mask { known: flags } | Kind::Hadamard { kept: flags } => known(flags[pixel]),
             Kind::AveragePool { factor } => known(y.is_multiple_of(factor) && x.is_multiple_of(factor)) / factor as f32,
             Kind::Grey { weights } => known(channel == 0) * length(weights),
@@ -182,7 +194,7 @@ impl<'a> Operator<'a> {
         let Shape { height, width, .. } = self.shape;
         let pixels = height * width;
         match self.kind {
-            Kind::Identity | Kind::Mask { .. } => {}
+            Kind::Identity | Kind::Weighted { .. } | Kind::Mask { .. } => {}
             Kind::AveragePool { factor } => {
                 let along = 1.0 / factor as f32;
                 for top in (0..self.shape.len() / width).step_by(factor) {

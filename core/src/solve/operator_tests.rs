@@ -37,8 +37,10 @@ fn each(test: impl Fn(&str, Operator<'_>)) {
         assert!(matrix::gaussian(n, 1.0, &mut rows));
         svd(n, n, &rows, &mut Vec::new())
     };
+    let weights: Vec<f32> = (0..SHAPE.len()).map(|i| 0.5 + (i % 7) as f32).collect();
     let kinds = [
         ("identity", Kind::Identity),
+        ("weighted", Kind::Weighted { weights: &weights }),
         ("mask", Kind::Mask { known: &known }),
         ("average pool", Kind::AveragePool { factor: 4 }),
         ("average pool of 1", Kind::AveragePool { factor: 1 }),
@@ -127,6 +129,7 @@ fn operators_measure_what_they_say() {
             "average pool" => (y[8 + 4 + 2], mean(1, 4, 8)),
             "grey" => (y[5], 0.299 * x[5] + 0.587 * x[5 + height * width] + 0.114 * x[5 + 2 * height * width]),
             "grey of red" => (y[5], 2.0 * x[5]),
+            "weighted" => (y[17] + y[18], 3.5 * x[17] + 4.5 * x[18]),
             "hadamard" => (y[0], x[..height * width].iter().sum::<f32>() / 128.0_f32.sqrt()),
             "cosine" => (y[0], (0..64).map(|i| x[i / 8 * width + i % 8]).sum::<f32>() / 8.0),
             // Held to Pillow and scipy elsewhere.
@@ -145,6 +148,9 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(refused(Kind::Grey { weights: [0.0; 3] }), Some(OperatorError::Weights));
     assert_eq!(refused(Kind::Grey { weights: [f32::NAN; 3] }), Some(OperatorError::Weights));
     assert_eq!(refused(Kind::Hadamard { kept: &[true; 5] }), Some(OperatorError::Sides));
+    for weights in [&[1.0; 3][..], &[0.0; SHAPE.len()], &[f32::INFINITY; SHAPE.len()], &[-1.0; SHAPE.len()]] {
+        assert_eq!(refused(Kind::Weighted { weights }), Some(OperatorError::Weights));
+    }
     let empty = Shape { channels: 0, ..SHAPE };
     assert_eq!(Operator::new(Kind::Identity, empty).err(), Some(OperatorError::Empty));
     let odd = Shape { height: 9, ..SHAPE };

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use unfog::Result;
-use unfog::restore::{Entry, Event, Kernel, Method, Options, Quality, Task, Travel, restore};
+use unfog::restore::{Entry, Event, Kernel, Method, NoiseModel, Options, Quality, Task, Travel, restore};
 use unfog::sample;
+use unfog::scan::Window;
 use unfog::stop::Stop;
 
 use super::args::BackendArgs;
@@ -15,7 +16,7 @@ use super::progress::Progress;
 /// Make good what pictures lost: noise, missing pixels, small size, blur, colour
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Pictures, and folders of them: PNG, JPEG, TIFF, BMP, PNM; or safetensors with a tensor `image` [c, h, w] from 0 to 1
+    /// Pictures, and folders of them: PNG, JPEG, TIFF, BMP, PNM, DICOM; or safetensors with a tensor `image` [c, h, w] from 0 to 1
     #[arg(required = true, value_name = "IMAGE|DIR")]
     images: Vec<PathBuf>,
     /// What is to be made good: denoise, inpaint, upscale, deblur or colorize
@@ -30,6 +31,16 @@ pub(crate) struct Args {
     /// Standard deviation of the noise, of 255 [default: to denoise, estimated; of a blurred picture, what rounding does; else 0]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     noise: Option<f32>,
+    /// To denoise: what noise is like: gaussian, rician (magnetic resonance) or poisson-gaussian (few quanta); the last two count from black
+    #[arg(long, value_name = "NAME", default_value = "gaussian")]
+    noise_model: NoiseModel,
+    /// For poisson-gaussian: variance, of 255, that a step of 255 of intensity adds
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    gain: Option<f32>,
+    /// Of DICOM files: what the model sees, center and width in units of the modality; what lies beyond stays [default: the file's first
+    /// window, else all]
+    #[arg(long, value_name = "C,W", allow_hyphen_values = true)]
+    window: Option<Window>,
     /// For inpaint: picture of the same size, or a folder with one for each; what is white is missing
     #[arg(long, value_name = "IMAGE|DIR")]
     mask: Option<PathBuf>,
@@ -77,7 +88,11 @@ pub(crate) struct Args {
     /// Also write before, after, uncertainty and reference side by side: NAME.strip.png
     #[arg(long)]
     strip: bool,
-    /// Result: a picture file, or of several pictures a folder, in which those that are done stay [default: restored.png, restored]
+    /// Also write what was done: NAME.report.json
+    #[arg(long)]
+    report: bool,
+    /// Result: a picture file, or of several pictures a folder, in which those that are done stay; DICOM files become such [default: restored.png, restored.dcm,
+    /// restored]
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
     /// Print the result as JSON
@@ -116,6 +131,9 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         task: args.task,
         method: args.method,
         noise: args.noise,
+        noise_model: args.noise_model,
+        gain: args.gain,
+        window: args.window,
         mask: args.mask.clone(),
         factor: args.factor,
         kernel: args.kernel,
@@ -132,6 +150,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<()> {
         uncertainty: args.uncertainty,
         spread: args.spread,
         strip: args.strip,
+        report: args.report,
     };
     let progress = Progress::new(args.quiet);
     let tell = |text: &str| {

@@ -7,6 +7,7 @@ use unfog_core::solve::Measured;
 use unfog_core::solve::operator::Operator;
 
 use super::Options;
+use super::noise::Uneven;
 use super::task::{Method, Task};
 use crate::error::{Error, Result};
 use crate::memory;
@@ -33,6 +34,8 @@ pub(super) struct Work<'a> {
     pub(super) y: &'a [f32],
     /// Standard deviation of its noise, for values from -1 to 1.
     pub(super) sigma_y: f32,
+    /// Of noise that is not alike everywhere: what it is. The measurement is weighted then, so that its noise is alike.
+    pub(super) uneven: Option<&'a Uneven>,
 }
 
 /// The settings of a chain on a picture of which only noise hides a part: it begins at the noise level that the picture has, and takes its
@@ -131,13 +134,20 @@ impl Work<'_> {
     /// The picture with as much noise as there is at the level of `alpha_bar`, which is more than it has: x of `n` images.
     fn noised(&self, alpha_bar: f32, first_image: u64, n: usize, noise: &mut Philox) -> Result<Vec<f32>> {
         let signal = alpha_bar.sqrt();
-        // Of one evaluation the mean is wanted: noise would only take from it.
-        let own = if self.options.method == Method::Mean { f32::INFINITY } else { self.sigma_y };
-        let add = ((1.0 - alpha_bar) - alpha_bar * own * own).max(0.0).sqrt();
-        let mut x = memory::vec(n * self.y.len(), 0.0)?;
-        for (image, x) in (first_image..).zip(x.chunks_exact_mut(self.y.len().max(1))) {
+        let picture = self.uneven.map_or(self.y, |uneven| &uneven.unbiased);
+        let own = |i: usize| match self.uneven {
+            // Of one evaluation the mean is wanted: noise would only take from it.
+            _ if self.options.method == Method::Mean => f32::INFINITY,
+            Some(uneven) => uneven.deviations[i],
+            None => self.sigma_y,
+        };
+        let mut x = memory::vec(n * picture.len(), 0.0)?;
+        for (image, x) in (first_image..).zip(x.chunks_exact_mut(picture.len().max(1))) {
             noise.fill(image, 0, x).map_err(noise_failed)?;
-            x.iter_mut().zip(self.y).for_each(|(x, y)| *x = signal * y + add * *x);
+            for (i, (x, y)) in x.iter_mut().zip(picture).enumerate() {
+                let add = ((1.0 - alpha_bar) - alpha_bar * own(i) * own(i)).max(0.0).sqrt();
+                *x = signal * y + add * *x;
+            }
         }
         Ok(x)
     }

@@ -17,9 +17,15 @@ const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 /// An operator's data.
 pub(super) enum Lost {
     Nothing,
+    /// Noise that is not alike everywhere, made alike by weights.
+    Weighted(Vec<f32>),
     Pixels(Vec<bool>),
     Mean(usize),
-    Lines { shapes: [[usize; 2]; 2], rows: Vec<f32>, columns: Vec<f32> },
+    Lines {
+        shapes: [[usize; 2]; 2],
+        rows: Vec<f32>,
+        columns: Vec<f32>,
+    },
     Colour,
 }
 
@@ -73,6 +79,7 @@ impl Lost {
     pub(super) fn operator(&self, shape: Shape) -> Result<Operator<'_>> {
         let kind = match self {
             Self::Nothing => Kind::Identity,
+            Self::Weighted(weights) => Kind::Weighted { weights },
             Self::Pixels(known) => Kind::Mask { known },
             Self::Mean(factor) => Kind::AveragePool { factor: *factor },
             Self::Lines { shapes, rows, columns } => {

@@ -4,32 +4,37 @@
 mod chain;
 mod estimate;
 mod lost;
+mod noise;
 mod one;
 mod places;
 mod quality;
+mod report;
+mod source;
 mod strip;
 mod task;
 mod tiled;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use unfog_core::config::Parity;
 use unfog_core::sampler::RESTORE;
 
 pub use estimate::noise_level;
+pub use noise::NoiseModel;
 pub use quality::{Quality, quality};
 pub use task::{Kernel, Method, Task, Travel};
 
 use crate::backend::{Backend, Narrowed, Request};
 use crate::error::{Error, Result};
-use crate::image::Deep;
 use crate::model::{Model, Weights};
 use crate::recipe::Recipe;
 use crate::sample::{self, Setup, open, settle};
+use crate::scan::Window;
 use crate::stop::Stop;
 use one::Run;
 use places::{Job, Places};
+pub(crate) use source::Content;
 
 /// What a run of `restore` is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +52,12 @@ pub struct Options {
     /// Standard deviation of the pictures' noise, of 255: if absent, for [`Task::Denoise`] estimated, of a blurred picture that of rounding, else
     /// none.
     pub noise: Option<f32>,
+    /// What the noise of [`Task::Denoise`] is like; of another than Gaussian `noise` is that of each measurement.
+    pub noise_model: NoiseModel,
+    /// Of [`NoiseModel::PoissonGaussian`]: how much variance a step of 255 of intensity adds.
+    pub gain: Option<f32>,
+    /// Of scans: what the network sees of their range; if absent, what the file says.
+    pub window: Option<Window>,
     /// Of [`Task::Inpaint`]: a picture of the same size, or a folder with one for each; what is white is missing.
     pub mask: Option<PathBuf>,
     /// Of [`Task::Upscale`]: how many times as large.
@@ -79,6 +90,8 @@ pub struct Options {
     pub spread: f32,
     /// Whether what there was, what became of it, the uncertainty and the reference are written side by side: `NAME.strip.png`.
     pub strip: bool,
+    /// Whether what was done is written, too: `NAME.report.json`.
+    pub report: bool,
 }
 
 impl Default for Options {
@@ -90,6 +103,9 @@ impl Default for Options {
             task: Task::default(),
             method: Method::default(),
             noise: None,
+            noise_model: NoiseModel::default(),
+            gain: None,
+            window: None,
             mask: None,
             factor: 4,
             kernel: Kernel::default(),
@@ -106,6 +122,7 @@ impl Default for Options {
             uncertainty: false,
             spread: 1.0,
             strip: false,
+            report: false,
         }
     }
 }
@@ -123,6 +140,7 @@ impl Options {
         if let Some(noise) = self.noise.filter(|noise| !(0.0..=255.0).contains(noise)) {
             return usage(format!("--noise {noise} is not from 0 to 255"));
         }
+        self.check_noise_model()?;
         match (self.task, &self.mask) {
             (Task::Inpaint, None) => return usage("--task inpaint needs --mask IMAGE".into()),
             (Task::Inpaint, Some(_)) | (_, None) => {}
@@ -150,6 +168,29 @@ impl Options {
             return usage(format!("--spread {} is not above 0", self.spread));
         }
         Ok(())
+    }
+
+    /// Checks what the noise is said to be like.
+    fn check_noise_model(&self) -> Result<()> {
+        let name = self.noise_model.name();
+        let uneven = self.noise_model != NoiseModel::Gaussian;
+        let counted = self.noise_model == NoiseModel::PoissonGaussian;
+        match (self.gain, self.noise) {
+            _ if uneven && self.task != Task::Denoise => {
+                Err(Error::usage(format!("--noise-model {name} is for --task denoise")))
+            }
+            (Some(_), _) if !counted => Err(Error::usage("--gain is for --noise-model poisson-gaussian")),
+            (None, _) if counted => Err(Error::usage("--noise-model poisson-gaussian needs --gain")
+                .hint("the variance, of 255, that a step of intensity adds")),
+            (Some(gain), _) if !(gain.is_finite() && gain >= 0.0) => {
+                Err(Error::usage(format!("--gain {gain} is not 0 or more")))
+            }
+            (_, None) if uneven => {
+                Err(Error::usage(format!("--noise-model {name} needs --noise"))
+                    .hint("only Gaussian noise is estimated"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The share of fresh noise.
@@ -279,16 +320,16 @@ fn opened(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event<'_>), wor
     work(&mut run, &mut backend, report)
 }
 
-/// Makes again what the recipe of a run of `restore` made, with `request` and where `model` says, and its recipe then.
+/// Makes again what the recipe in the file `path` of a run of `restore` made, with `request` and where `model` says, and its recipe then.
 ///
 /// # Errors
 /// Those of [`restore`]; another picture, mask or other weights than the recipe's.
 pub(crate) fn again(
-    recipe: &Recipe,
+    (path, recipe): (&Path, &Recipe),
     (model, request): (Option<PathBuf>, Request),
     stop: &Stop,
     report: &mut dyn FnMut(sample::Event),
-) -> Result<(Deep, Recipe)> {
+) -> Result<(Content, Recipe)> {
     let Some(restored) = &recipe.restore else { return Err(Error::failure("the recipe is of no restored picture")) };
     let method: Method = recipe.sampler.parse()?;
     let options = Options {
@@ -297,6 +338,9 @@ pub(crate) fn again(
         task: restored.task,
         method,
         noise: Some(restored.noise),
+        noise_model: restored.noise_model.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+        gain: restored.gain,
+        window: restored.window,
         mask: restored.mask.as_ref().map(PathBuf::from),
         factor: restored.factor.unwrap_or(Options::default().factor),
         kernel: restored.kernel.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
@@ -313,8 +357,7 @@ pub(crate) fn again(
     };
     options.check()?;
     options.backend.check()?;
-    let job =
-        Job { input: (&restored.image).into(), output: PathBuf::new(), mask: options.mask.clone(), reference: None };
+    let job = Job { input: (&restored.image).into(), output: path.into(), mask: options.mask.clone(), reference: None };
     let mut made = None;
     let mut told = |event: Event<'_>| {
         if let Event::Sample(event) = event {

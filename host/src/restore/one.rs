@@ -8,8 +8,11 @@ use unfog_core::solve::operator::Shape;
 
 use super::chain::{Restored, Work};
 use super::lost::Lost;
+use super::noise::{NoiseModel, Uneven};
 use super::places::{self, Job};
 use super::quality::{Quality, quality};
+use super::report::{NOTICE, Report};
+use super::source::{Content, Source};
 use super::strip::Strip;
 use super::task::Task;
 use super::tiled::Tiled;
@@ -22,6 +25,7 @@ use crate::memory;
 use crate::model::Model;
 use crate::recipe::{KEYWORD, Recipe, Restored as Recorded};
 use crate::sample::Setup;
+use crate::scan::{self, Derivation, Scan};
 use crate::stop::Stop;
 
 /// Standard deviation of what rounding to whole numbers does.
@@ -41,9 +45,10 @@ pub(super) struct Run<'a> {
 
 /// A picture as it is restored.
 struct Given {
-    picture: Deep,
-    /// The measurement, with as many channels as the operator wants.
+    source: Source,
+    /// The measurement, with as many channels as the operator wants; weighted where noise is uneven.
     y: Vec<f32>,
+    uneven: Option<Uneven>,
     shape: Shape,
     mask: Option<Vec<f32>>,
     noise: f32,
@@ -106,13 +111,14 @@ impl<'a> Run<'a> {
         if job.output.is_file() && Recipe::read(&job.output).is_ok_and(|there| there == recipe) {
             return Ok(entry);
         }
-        let format = Format::of(&job.output, self.result_channels(&given.picture))?;
-        let reference = job.reference.as_deref().map(Deep::load).transpose()?;
+        let format = self.format(job, &given)?;
+        let reference = job.reference.as_deref().map(|path| given.source.like(path)).transpose()?;
         let (result, restored) = self.make(job, &given, network, stop, report)?;
         let quality = reference.as_ref().map(|reference| compare(&result, reference)).transpose()?;
         let made = Made { given: &given, restored: &restored, result: &result, reference: reference.as_ref() };
-        self.write(job, format, &made, &recipe)?;
-        Ok(Entry { kept: false, quality, ..entry })
+        let entry = Entry { kept: false, quality, ..entry };
+        self.write(&entry, format, &made, &recipe)?;
+        Ok(entry)
     }
 
     /// Restores one picture.
@@ -125,10 +131,37 @@ impl<'a> Run<'a> {
         network: &mut D,
         stop: &Stop,
         report: &mut dyn FnMut(u64, u64),
-    ) -> Result<(Deep, Recipe)> {
+    ) -> Result<(Content, Recipe)> {
         let given = self.read(job)?;
         let recipe = self.recipe_of(job, &given)?;
-        Ok((self.make(job, &given, network, stop, report)?.0, recipe))
+        let result = self.make(job, &given, network, stop, report)?.0;
+        let content = match given.source.scan().filter(|_| scan::is(&job.output)) {
+            Some(scan) => Content::of_scan(scan, &result.values),
+            None => Content::of_picture(&result)?,
+        };
+        Ok((content, recipe))
+    }
+
+    /// The format of the picture file that is written; none for a DICOM file.
+    ///
+    /// # Errors
+    /// A usage error for a name that does not fit.
+    fn format(&self, job: &Job, given: &Given) -> Result<Option<Format>> {
+        let path = &job.output;
+        if !scan::is_named(path) {
+            return Format::of(path, self.result_channels(given.source.picture())).map(Some);
+        }
+        match given.source.scan() {
+            None => {
+                Err(Error::usage(format!("{} can't be written: DICOM files are made of such alone", path.display())))
+            }
+            Some(_) if !self.options.task.keeps_shape() => Err(Error::usage(format!(
+                "{} can't be written: in a DICOM file a scan keeps its size and stays grey",
+                path.display()
+            ))
+            .hint("use .png or .tiff")),
+            Some(_) => Ok(None),
+        }
     }
 
     fn make<D: Denoise<Error = Error>>(
@@ -141,16 +174,21 @@ impl<'a> Run<'a> {
     ) -> Result<(Deep, Restored)> {
         let shape = given.shape;
         let known = self.lost.as_ref().is_some_and(|(own, mask, _)| *own == shape && *mask == job.mask);
-        if !known {
-            self.lost = Some((shape, job.mask.clone(), Lost::new(self.options, shape, given.mask.as_deref())?));
+        if !known || given.uneven.is_some() {
+            let lost = match &given.uneven {
+                Some(uneven) => Lost::Weighted(uneven.weights()?),
+                None => Lost::new(self.options, shape, given.mask.as_deref())?,
+            };
+            self.lost = Some((shape, job.mask.clone(), lost));
         }
         let Some((_, _, lost)) = &self.lost else { return Err(Error::failure("nothing was lost")) };
         let operator = lost.operator(shape)?;
         let Self { options, setup, model, .. } = *self;
         let own = Shape { channels: shape.channels, height: setup.height as usize, width: setup.width as usize };
         let mut network = Tiled::new(network, own, shape);
-        let sigma_y = 2.0 * given.noise / 255.0;
-        let work = Work { options, setup, model, operator, y: &given.y, sigma_y };
+        let uneven = given.uneven.as_ref();
+        let sigma_y = uneven.map_or(2.0 * given.noise / 255.0, Uneven::largest);
+        let work = Work { options, setup, model, operator, y: &given.y, sigma_y, uneven };
         let restored = work.run(&mut network, stop, report)?;
         Ok((self.result(given, &restored)?, restored))
     }
@@ -163,7 +201,8 @@ impl<'a> Run<'a> {
     /// The restored picture, with the depth and the transparency of the given one.
     fn result(&self, given: &Given, restored: &Restored) -> Result<Deep> {
         let Shape { channels: wanted, height, width } = given.shape;
-        let channels = self.result_channels(&given.picture);
+        let picture = given.source.picture();
+        let channels = self.result_channels(picture);
         let plane = height * width;
         let values = match channels as usize == wanted {
             true => restored.mean.clone(),
@@ -173,7 +212,7 @@ impl<'a> Run<'a> {
             }
         };
         let (width, height) = (width as u32, height as u32);
-        let (sixteen, alpha) = (given.picture.sixteen, given.picture.alpha_of(width, height));
+        let (sixteen, alpha) = (picture.sixteen, picture.alpha_of(width, height));
         Ok(Deep { width, height, channels, sixteen, values, alpha })
     }
 
@@ -181,8 +220,9 @@ impl<'a> Run<'a> {
     fn read(&self, job: &Job) -> Result<Given> {
         let options = self.options;
         let named = |text: String| Error::failure(format!("{}: {text}", job.input.display()));
-        let picture = Deep::load(&job.input)?;
-        let Deep { width, height, channels, .. } = picture;
+        let source = Source::load(&job.input, options.window)?;
+        let picture = source.picture();
+        let Deep { width, height, channels, .. } = *picture;
         let wanted = self.setup.channels;
         if channels == 3 && wanted == 1 {
             return Err(named(format!(
@@ -214,7 +254,15 @@ impl<'a> Run<'a> {
             (None, Task::Deblur) => ROUNDING / 257.0,
             _ => 0.0,
         };
-        Ok(Given { picture, y, shape, mask, noise })
+        let uneven = (options.noise_model != NoiseModel::Gaussian).then(|| {
+            Uneven::new(&y, [shape.height, shape.width], options.noise_model, (noise, options.gain.unwrap_or(0.0)))
+        });
+        let uneven = uneven.transpose()?;
+        let y = match &uneven {
+            Some(uneven) => memory::collect(uneven.weights()?.iter().zip(&uneven.unbiased).map(|(w, y)| w * y))?,
+            None => y,
+        };
+        Ok(Given { source, y, uneven, shape, mask, noise })
     }
 
     fn recipe_of(&self, job: &Job, given: &Given) -> Result<Recipe> {
@@ -226,6 +274,9 @@ impl<'a> Run<'a> {
             image_sha256: files::sha256(&job.input)?,
             task: options.task,
             noise: given.noise,
+            noise_model: given.uneven.as_ref().map(|_| options.noise_model.name().into()),
+            gain: options.gain,
+            window: given.source.scan().map(Scan::window),
             mask: job.mask.as_ref().map(|mask| mask.display().to_string()),
             mask_sha256: job.mask.as_deref().map(files::sha256).transpose()?,
             factor: upscale.then_some(options.factor),
@@ -242,25 +293,55 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the files, the result last: it says that the others are there.
-    fn write(&self, job: &Job, format: Format, made: &Made<'_>, recipe: &Recipe) -> Result<()> {
-        let options = self.options;
+    fn write(&self, entry: &Entry, format: Option<Format>, made: &Made<'_>, recipe: &Recipe) -> Result<()> {
+        let (options, output) = (self.options, &entry.output);
         let Made { given, restored, result, reference } = *made;
-        if let Some(folder) = job.output.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = output.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             places::make(folder)?;
         }
         let uncertainty = if options.samples > 1 { Some(spread(restored, given.shape, options.spread)?) } else { None };
         if let Some(uncertainty) = uncertainty.as_ref().filter(|_| options.uncertainty) {
-            let path = job.output.with_extension("uncertainty.png");
+            let path = output.with_extension("uncertainty.png");
             files::write(&path, |out| uncertainty.encode(Format::Png, &[], &path, out))?;
         }
         if options.strip {
-            let path = job.output.with_extension("strip.png");
-            let before = (&given.picture, given.mask.as_deref());
+            let path = output.with_extension("strip.png");
+            let before = (given.source.picture(), given.mask.as_deref());
             let picture = Strip { before, result, uncertainty: uncertainty.as_ref(), reference }.draw()?;
             files::write(&path, |out| encode(&picture, Format::Png, &[], &path, out))?;
         }
+        if options.report {
+            Report::new(entry, &restored.deviation, recipe).write(&output.with_extension("report.json"))?;
+        }
         let text = recipe.to_json()?;
-        files::write(&job.output, |out| result.encode(format, &[(KEYWORD, &text)], &job.output, out))
+        match (format, given.source.scan()) {
+            (None, Some(scan)) => {
+                let (description, run) = (self.description(given.noise), self.run()?);
+                let by = Derivation { description: &description, recipe: &text, run: &run };
+                files::write(output, |out| scan.derive(&result.values, &by, output, out))
+            }
+            (format, _) => {
+                let format = format.unwrap_or(Format::Png);
+                files::write(output, |out| result.encode(format, &[(KEYWORD, &text)], output, out))
+            }
+        }
+    }
+
+    /// What was done, for a reader.
+    fn description(&self, noise: f32) -> String {
+        let Recipe { version, sampler, steps, count, seed, model, weights_sha256, .. } = &self.recipe;
+        let task = self.options.task.name();
+        format!(
+            "unfog {version}: {task} ({sampler}, {steps} steps, samples {count}, seed {seed}, noise {noise:.2} of 255 of the window) by the \
+             model {model}, weights {weights_sha256}. {NOTICE}"
+        )
+    }
+
+    /// What is the same for all pictures of a run.
+    fn run(&self) -> Result<String> {
+        let Options { task, noise, noise_model, gain, window, factor, kernel, blur, travel, .. } = self.options;
+        let chosen = format!("{:?}", (task, noise, noise_model, gain, window, factor, kernel, blur, travel));
+        Ok(self.recipe.to_json()? + &chosen)
     }
 }
 

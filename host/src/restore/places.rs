@@ -9,13 +9,14 @@ use super::Options;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::Format;
+use crate::scan;
 
-/// Extensions of the files in a folder that are read.
-const KNOWN: [&str; 10] = ["png", "jpg", "jpeg", "bmp", "pgm", "ppm", "pnm", "tif", "tiff", "safetensors"];
+/// Extensions of the files in a folder that are read; and whatever begins as DICOM files do.
+const KNOWN: [&str; 11] = ["png", "jpg", "jpeg", "bmp", "pgm", "ppm", "pnm", "tif", "tiff", "safetensors", "dcm"];
 
 /// Where the result goes, unless something else is said: that of several pictures, and of one.
 const FOLDER: &str = "restored";
-const FILE: &str = "restored.png";
+const FILE: &str = "restored";
 
 /// One picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,14 +62,17 @@ impl Places {
             return Err(Error::usage("there is no picture in the folder"));
         }
         let several = folders || found.len() > 1;
-        let default = if several { FOLDER } else { FILE };
-        let out = options.out.clone().unwrap_or_else(|| default.into());
+        let own = || match &found[..] {
+            [(input, _)] if !several => named(options, input, Path::new(FILE)),
+            _ => FOLDER.into(),
+        };
+        let out = options.out.clone().unwrap_or_else(own);
         let names_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with(std::path::MAIN_SEPARATOR);
         let mut taken = BTreeMap::new();
         let mut jobs = Vec::new();
         for (input, name) in found {
             let output = match several || names_folder {
-                true => out.join(name.with_extension("png")),
+                true => out.join(named(options, &input, &name)),
                 false => out.clone(),
             };
             if let Some(other) = taken.insert(output.clone(), input.clone()) {
@@ -91,10 +95,22 @@ impl Places {
             make(&out)?;
         } else if let Some(job) = jobs.first() {
             // Of a picture of any channels; the file is looked at again once they are known.
-            Format::of(&job.output, 1).or_else(|_| Format::of(&job.output, 3))?;
+            if !scan::is_named(&job.output) {
+                Format::of(&job.output, 1).or_else(|_| Format::of(&job.output, 3))?;
+            }
             files::check_target(&job.output)?;
         }
         Ok(Self { jobs, left_out })
+    }
+}
+
+/// What becomes of the file `input`, which is called `name`: a DICOM file of one where it can, else a PNG.
+fn named(options: &Options, input: &Path, name: &Path) -> PathBuf {
+    match scan::is(input) && options.task.keeps_shape() {
+        // Numbers with dots are common names without an extension.
+        true if scan::is_named(name) => name.to_path_buf(),
+        true => PathBuf::from(format!("{}.dcm", name.display())),
+        false => name.with_extension("png"),
     }
 }
 
@@ -142,7 +158,7 @@ fn walk(
             _ if hidden => {}
             kind if kind.is_dir() && fs::canonicalize(&path).ok().as_deref() == made => {}
             kind if kind.is_dir() => walk(&path, &name.join(own), made, found, left_out)?,
-            _ if known && path.is_file() => found.push((path, name.join(own))),
+            _ if path.is_file() && (known || scan::is(&path)) => found.push((path, name.join(own))),
             _ => *left_out += 1,
         }
     }

@@ -35,6 +35,11 @@ impl Task {
         ("colorize", Self::Colorize),
     ];
 
+    /// Whether a picture keeps its size and its channels.
+    pub fn keeps_shape(self) -> bool {
+        !matches!(self, Self::Upscale | Self::Colorize)
+    }
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, task)| *task == self).map_or("", |(name, _)| name)
