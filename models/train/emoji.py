@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Trains the network and the text encoder of emoji-sd together, on latents, and writes the whole pipeline. Goes on from its last checkpoint.
+"""Trains the network of emoji-sd on latents, and writes the whole pipeline. Goes on from its last checkpoint.
 
-    emoji.py DATA OUT [--steps N]     OUT has tokenizer/ and vae/ by now (emoji_tokenizer.py, emoji_vae.py)
+    emoji.py DATA OUT [--steps N]     OUT has tokenizer/, vae/ and text.pt by now (emoji_tokenizer.py, emoji_vae.py, emoji_text.py)
 
 The network predicts v (Salimans and Ho 2022), all times alike: what a caption decides is decided where there is much noise, and a loss that is weighted by
 min(SNR, 5) / (SNR + 1) (Hang et al. 2023) leaves little of that. One caption in ten is empty.
@@ -23,6 +23,13 @@ def text_model(tokenizer):
         vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=3, num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length, projection_dim=WIDTH, hidden_act="gelu",
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+
+def trained_text(tokenizer, path):
+    """The text encoder that emoji_text.py left."""
+    text, saved = text_model(tokenizer), torch.load(path, weights_only=True)["average words"]
+    text.load_state_dict({name.removeprefix("text."): value for name, value in saved.items() if name.startswith("text.")})
+    return text.eval().requires_grad_(False)
 
 
 def network():
@@ -77,9 +84,9 @@ def main():
     tokenizer = CLIPTokenizer.from_pretrained(os.path.join(a.out, "tokenizer"))
     vae = AutoencoderKL.from_pretrained(os.path.join(a.out, "vae")).eval().to(memory_format=torch.channels_last)
     latents = latents_of(vae, emoji, os.path.join(a.out, "latents.npy"))
-    text, unet = text_model(tokenizer), network().to(memory_format=torch.channels_last)
+    text, unet = trained_text(tokenizer, os.path.join(a.out, "text.pt")), network().to(memory_format=torch.channels_last)
     print(*(f"{name}: {sum(p.numel() for p in net.parameters())} parameters" for name, net in (("text", text), ("unet", unet), ("vae", vae))))
-    run = state.Run(os.path.join(a.out, "train.pt"), {"unet": unet, "text": text}, a.rate, a.steps)
+    run = state.Run(os.path.join(a.out, "train.pt"), {"unet": unet}, a.rate, a.steps)
     sampler = data.Sampler(emoji, f"{a.seed} {run.step}")
     rng, noise = random.Random(f"{a.seed} {run.step}"), torch.Generator().manual_seed(a.seed + run.step)
     alphas = scheduler().alphas_cumprod
@@ -91,7 +98,7 @@ def main():
         x0 = torch.from_numpy(np.stack([latents[i, v] for i, v in left_out])).float()
         t = torch.linspace(5, 995, len(x0)).long()[torch.randperm(len(x0), generator=fixed)]
         with torch.no_grad():
-            states = run.average["text"](ids(tokenizer, [data.caption(emoji[i], v, rng) for i, v in left_out])).last_hidden_state
+            states = text(ids(tokenizer, [data.caption(emoji[i], v, rng) for i, v in left_out])).last_hidden_state
             return v_loss(run.average["unet"], states, x0, t, torch.randn(x0.shape, generator=fixed), alphas).item()
 
     while run.goes_on():
@@ -100,13 +107,14 @@ def main():
         texts = ["" if rng.random() < 0.1 else data.caption(emoji[i], v, rng) for i, v in pairs]
         # Low-discrepancy times: one in each part of the chain.
         t = ((torch.arange(len(pairs)) + torch.rand(1, generator=noise)) * 1000 / len(pairs)).long().clamp(max=999)
-        states = text(ids(tokenizer, texts)).last_hidden_state
+        with torch.no_grad():
+            states = text(ids(tokenizer, texts)).last_hidden_state
         run.update(v_loss(unet, states, x0, t, torch.randn(x0.shape, generator=noise), alphas))
         if run.step % 500 == 0:
             run.log(held_out=round(test(), 5))
     run.save()
     print(json.dumps({"step": run.step, "held_out": test()}))
-    StableDiffusionPipeline(vae=vae, text_encoder=run.average["text"], tokenizer=tokenizer, unet=run.average["unet"],
+    StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=run.average["unet"],
                             scheduler=scheduler(), safety_checker=None, feature_extractor=None,
                             requires_safety_checker=False).to(torch.float16).save_pretrained(os.path.join(a.out, "pipeline"))
 
