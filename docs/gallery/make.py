@@ -11,6 +11,8 @@ import argparse, json, pathlib, sys
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "tests/bench"))
 import edit as bench
+# Name, title, what it shows, and a function that makes docs/gallery/NAME.png and returns (command, seconds, figure).
+from restores import RESTORES
 
 # Name, title, what it shows.
 EDITS = [
@@ -26,8 +28,6 @@ EDITS = [
      "From noise alone under another class, while the coarse part of the content, 32 by 32 pixels, is put back after every step (ILVR).\nWith 16 by 16 more of the content stays, and fewer show the class."),
 ]
 OPTIONS = bench.TASKS | {"mask": "--mask {inputs}/mask.png --class {was} --guidance 2 --steps 20"}
-# Name, title, what it shows, and a function that makes docs/gallery/NAME.png and returns (command, seconds, figure).
-RESTORES = []
 
 
 def edits(net, name, backend):

@@ -20,6 +20,8 @@ sys.path.insert(0, str(ROOT / "models/train"))
 import classifier
 
 INPUTS = ROOT / "docs/gallery/inputs"
+MODEL = ROOT / "models/mednist-ddpm"
+UNFOG = os.environ.get("UNFOG", str(ROOT / "target/release/unfog"))
 CLASSES = classifier.CLASSES
 # Each scan with its class and the one that it is to become.
 SCANS = [("abdomenct-1", 0, 1), ("abdomenct-2", 0, 4), ("breastmri-1", 1, 2), ("breastmri-2", 1, 5), ("cxr-1", 2, 4), ("cxr-2", 2, 1),
@@ -38,12 +40,11 @@ def read(path):
 
 def edit(options, backend="cpu"):
     """What becomes of the scans by these options: pictures, masks where they are found, and seconds a scan."""
-    unfog = os.environ.get("UNFOG", str(ROOT / "target/release/unfog"))
     made, masks, seconds = [], [], 0.0
     for name, was, asked in SCANS:
         with tempfile.TemporaryDirectory() as folder:
             out, latents = pathlib.Path(folder) / "made.png", pathlib.Path(folder) / "latents"
-            command = [unfog, "edit", INPUTS / f"{name}.png", "--model", ROOT / "models/mednist-ddpm", "--backend", backend,
+            command = [UNFOG, "edit", INPUTS / f"{name}.png", "--model", MODEL, "--backend", backend,
                        "--threads", "1", "--quiet", "--json",
                        "--out", out, "--latents-out", latents, *options.format(was=was, asked=asked).split()]
             report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
