@@ -38,9 +38,12 @@ fn places(side: usize, tile: usize) -> Vec<isize> {
 impl<'a, D: Denoise<Error = Error>> Tiled<'a, D> {
     /// `network` sees pictures of shape `own`, which has as many channels as `picture`.
     pub(super) fn new(network: &'a mut D, own: Shape, picture: Shape) -> Self {
-        // From the edge up to a quarter of the tile, which is where the next one begins.
+        // From nearly nothing at the edge up to a quarter of the tile, which is where the next one begins: a step there would be seen.
         let ramp = |tile: usize| {
-            let weight = |i: usize| (i + 1).min(tile - i).min(tile / 4 + 1) as f32;
+            let weight = |i: usize| {
+                let share = (((i.min(tile - 1 - i)) as f32 + 0.5) / (tile / 4 + 1) as f32).min(1.0);
+                share * share * (3.0 - 2.0 * share)
+            };
             (0..tile).map(weight).collect()
         };
         Self {
