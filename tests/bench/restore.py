@@ -12,8 +12,10 @@ method gets the same. Results are cut off to black and white and compared in f64
 --calibrate: how often the truth lies in the band of 90 % that the samples' standard deviation speaks of (1.645 of it to each side), once that is multiplied
 by one factor, which is fitted on the EACH pictures that follow the first EACH. Of a hole, its pixels alone count.
 
---seams: pictures of 192 pixels (enlarged bicubically) are restored by a model of 64, in tiles; how much larger differences of neighbours are where tiles end than
-elsewhere, both as shares of the truth's there.
+--seams: pictures of 192 pixels (62 of the 64, from a place between pixels, enlarged bicubically) are restored by a model of 64, in tiles; how much larger
+differences of neighbours are where tiles end than 8 and 16 pixels from there, both as shares of the truth's, and how far that would differ by chance (bootstrap over
+pictures). Those places lie where one tile alone decides, for the mean of two is smoother, and in step with that tile's network, whose convolutions of stride 2 leave a
+pattern of 8 pixels; with a picture enlarged by a whole number, that number's pattern would come on top.
 """
 import argparse, os, pathlib, subprocess
 
@@ -169,21 +171,27 @@ def calibrate(a, task):
 
 
 def seams(a, task):
-    side = 3 * SIDE
-    large = {name: np.asarray(Image.fromarray(x).resize((side, side), Image.BICUBIC), np.float64).clip(0, 1) for name, x in read(a.images, 0, a.each).items()}
+    side, large = 3 * SIDE, {}
+    for number, (name, x) in enumerate(read(a.images, 0, a.each).items()):
+        left, top = np.random.default_rng(number).uniform(0, 2, 2)
+        picture = Image.fromarray(x).resize((side, side), Image.BICUBIC, (left, top, left + 62, top + 62))
+        large[name] = np.asarray(picture, np.float64).clip(0, 1)
     runs = Runs(a, task, f"large{a.each}", large)
     result = runs.run("seams", TASKS[task][2]["unfog, one sample"])[0]
     # Tiles of 64 in 192 begin at 0, 42, 85 and 128 and end where others go on.
-    ends = sorted({begin for begin in (42, 85, 128)} | {begin + SIDE for begin in (0, 42, 85)})
-    near = [i for i in range(8, side - 8) if min(abs(i - end) for end in ends) in (2, 3, 4)]
-    sums = np.zeros((2, 2))
-    for name, x in large.items():
-        for n, picture in enumerate((result(name), x)):
-            for turned in (picture, picture.T):
-                steps = np.abs(np.diff(turned, axis=1, prepend=turned[:, :1]))
-                sums[n] += steps[:, ends].mean(), steps[:, near].mean()
-    (at, by), (true_at, true_by) = sums
-    print(f"| {task} | {100 * (at / by / (true_at / true_by) - 1):+.2f} % |", flush=True)
+    ends = [(begin, -1) for begin in (42, 85, 128)] + [(begin + SIDE, 1) for begin in (0, 42, 85)]
+    at, beside = [end for end, _ in ends], [end + way * far for end, way in ends for far in (8, 16)]
+    # [pictures, found and true, at and beside]
+    steps = np.array([[sum(np.abs(np.diff(turned, axis=1, prepend=turned[:, :1]))[:, [at, beside][i]].mean() for turned in (picture, picture.T))
+                       for picture in (result(name), x) for i in (0, 1)] for name, x in large.items()]).reshape(-1, 2, 2)
+
+    def larger(chosen):
+        (at, beside), (true_at, true_beside) = steps[chosen].sum(0)
+        return 100 * (at / beside / (true_at / true_beside) - 1)
+
+    rng = np.random.default_rng(0)
+    chance = np.std([larger(rng.integers(0, len(steps), len(steps))) for _ in range(1000)])
+    print(f"| {task} | {larger(slice(None)):+.2f} % | {chance:.2f} % |", flush=True)
 
 
 def main():
@@ -194,7 +202,7 @@ def main():
     p.add_argument("--calibrate", action="store_true")
     p.add_argument("--seams", action="store_true")
     a = p.parse_args()
-    heads = {calibrate: "task | in the band as it is | factor | in the band", seams: "task | larger at seams", table: "task | method | PSNR, dB | SSIM"}
+    heads = {calibrate: "task | in the band as it is | factor | in the band", seams: "task | larger at seams | standard error", table: "task | method | PSNR, dB | SSIM"}
     work = calibrate if a.calibrate else seams if a.seams else table
     print(f"| {heads[work]} |\n| {' | '.join('---' for _ in heads[work].split('|'))} |")
     for task in a.tasks.split(","):
