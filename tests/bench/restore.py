@@ -75,6 +75,8 @@ def denoisers(sigma):
 
 
 MEAN8 = ["--samples", "8"]
+# The class of each picture follows.
+TOLD = ["--class"]
 EIGHT_OF_THREE = ["--task", "denoise", "--steps", "3", *MEAN8]
 TASKS = {
     f"denoise{s}": (noisy(s), denoisers(s), {
@@ -95,15 +97,17 @@ TASKS = {
     "upscale4": (lambda x, rng: x.reshape(SIDE // FACTOR, FACTOR, -1, FACTOR).mean((1, 3)), {"bicubic": bicubic}, {
         "unfog, one sample": ["--task", "upscale", "--steps", "25"],
         "unfog, mean of 8": ["--task", "upscale", "--steps", "25", *MEAN8],
+        "unfog, mean of 8, told the class": ["--task", "upscale", "--steps", "25", *MEAN8, *TOLD],
     }),
     "inpaint24": (lambda x, rng: np.where(hole(), 0, x), {"biharmonic": lambda y: inpaint_biharmonic(y, hole())}, {
         "unfog, one sample": ["--task", "inpaint", "--steps", "25"],
         "unfog, mean of 8": ["--task", "inpaint", "--steps", "25", *MEAN8],
-        "unfog, mean of 8, travel 5x3": ["--task", "inpaint", "--steps", "25", "--travel", "5x3", *MEAN8],
+        "unfog, mean of 8, told the class": ["--task", "inpaint", "--steps", "25", *MEAN8, *TOLD],
     }),
     "deblur2": (blurred, {f"Wiener, balance {b}": lambda y, b=b: wiener(y, window(), b) for b in (0.01, 0.03, 0.1)}, {
         "unfog, one sample": ["--task", "deblur", "--blur", str(BLUR), "--noise", "5", "--steps", "25"],
         "unfog, mean of 8": ["--task", "deblur", "--blur", str(BLUR), "--noise", "5", "--steps", "25", *MEAN8],
+        "unfog, mean of 8, told the class": ["--task", "deblur", "--blur", str(BLUR), "--noise", "5", "--steps", "25", *MEAN8, *TOLD],
     }),
 }
 
@@ -135,8 +139,14 @@ class Runs:
         """Returns a function that reads a result by its name, and one that reads its uncertainty."""
         out = self.folder / f"{self.given.name}-{method.replace(' ', '-').replace(',', '')}"
         mask = ["--mask", str(self.hole)] if self.task.startswith("inpaint") else []
-        command = [self.a.unfog, "restore", str(self.given), *args, *mask, "--model", self.a.model, "--backend", "cpu", "--quiet", "--out", str(out)]
-        subprocess.run(command, check=True)
+        end = ["--model", self.a.model, "--backend", "cpu", "--quiet", "--out", str(out)]
+        if args[-1:] == TOLD:
+            groups = {kind: [str(self.given / f"{name}.safetensors") for name in self.truths if name.startswith(f"{kind}-")]
+                      for kind in dict.fromkeys(name.split("-")[0] for name in self.truths)}
+            for kind, files in groups.items():
+                subprocess.run([self.a.unfog, "restore", *files, *args, kind, *mask, *end], check=True)
+        else:
+            subprocess.run([self.a.unfog, "restore", str(self.given), *args, *mask, *end], check=True)
         return [lambda name, end=end: np.asarray(Image.open(out / f"{name}{end}.png"), np.float64) / 65535 for end in ("", ".uncertainty")]
 
 
