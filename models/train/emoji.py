@@ -3,8 +3,8 @@
 
     emoji.py DATA OUT [--steps N]     OUT has tokenizer/, vae/ and text.pt by now (emoji_tokenizer.py, emoji_vae.py, emoji_text.py)
 
-The network predicts v (Salimans and Ho 2022), all times alike: what a caption decides is decided where there is much noise, and a loss that is weighted by
-min(SNR, 5) / (SNR + 1) (Hang et al. 2023) leaves little of that. One caption in ten is empty.
+The network predicts v (Salimans and Ho 2022). What a caption decides is decided where there is much noise: times are drawn with a density that grows as t, and a
+loss that is weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023) would leave little of them. One caption in ten is empty.
 """
 import argparse, json, os, random
 
@@ -74,9 +74,9 @@ def v_loss(unet, states, x0, t, noise, alphas):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("data"), p.add_argument("out")
-    p.add_argument("--steps", type=int, default=12000)
+    p.add_argument("--steps", type=int, default=20000)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--batch", type=int, default=16)
     p.add_argument("--rate", type=float, default=1e-3)
     a = p.parse_args()
     torch.manual_seed(a.seed)
@@ -106,7 +106,7 @@ def main():
         x0 = torch.from_numpy(np.stack([latents[i, v] for i, v in pairs])).float()
         texts = ["" if rng.random() < 0.1 else data.caption(emoji[i], v, rng) for i, v in pairs]
         # Low-discrepancy times: one in each part of the chain.
-        t = ((torch.arange(len(pairs)) + torch.rand(1, generator=noise)) * 1000 / len(pairs)).long().clamp(max=999)
+        t = (1000 * ((torch.arange(len(pairs)) + torch.rand(1, generator=noise)) / len(pairs)) ** 0.5).long().clamp(max=999)
         with torch.no_grad():
             states = text(ids(tokenizer, texts)).last_hidden_state
         run.update(v_loss(unet, states, x0, t, torch.randn(x0.shape, generator=noise), alphas))

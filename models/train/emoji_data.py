@@ -95,9 +95,9 @@ def caption(emoji, variant, rng):
     korean = rng.random() < 0.5
     name, words = (emoji.korean, emoji.korean_keywords) if korean else (emoji.name, emoji.keywords)
     how = rng.random()
-    if how < 0.2 and words:
+    if how < 0.1 and words:
         text = ", ".join([name] + rng.sample(words, min(len(words), rng.randint(1, 2))))
-    elif how < 0.3 and len(words) > 2:
+    elif how < 0.15 and len(words) > 2:
         text = ", ".join(rng.sample(words, rng.randint(2, 3)))
     else:
         text = name
