@@ -4,7 +4,7 @@
     make.py --classifier FILE [--only TASK,TASK] [--backend NAME]
 
 FILE: the weights of models/train/classifier.py. The program is $UNFOG, or target/release/unfog. With --only the other tasks' pictures and figures
-(gallery/figures.json) stay as they are. A task is a line in EDITS or RESTORES; a restoration's figure is a text that its function returns.
+(gallery/figures.json) stay as they are. A task is a line in EDITS, STYLES or RESTORES; the figure of the latter two is a text that their functions return.
 """
 import argparse, json, pathlib, sys
 
@@ -13,6 +13,7 @@ sys.path.insert(0, str(HERE.parent.parent / "tests/bench"))
 import edit as bench
 # Name, title, what it shows, and a function that makes docs/gallery/NAME.png and returns (command, seconds, figure).
 from restores import RESTORES
+from styles import STYLES
 
 # Name, title, what it shows.
 EDITS = [
@@ -52,12 +53,12 @@ def main():
     net = bench.classifier.load(args.classifier)
     kept = HERE / "figures.json"
     figures = json.loads(kept.read_text()) if kept.exists() else {}
-    wanted = args.only.split(",") if args.only else [name for name, *_ in EDITS + RESTORES]
+    wanted = args.only.split(",") if args.only else [name for name, *_ in EDITS + STYLES + RESTORES]
     for name, *_ in EDITS:
         if name in wanted:
             figures[name] = edits(net, name, args.backend)
             print(name, figures[name], flush=True)
-    for name, _, _, make in RESTORES:
+    for name, _, _, make in STYLES + RESTORES:
         if name in wanted:
             figures[name] = dict(zip(("command", "seconds", "figure"), make()))
     kept.write_text(json.dumps(figures, indent=2) + "\n")
@@ -69,9 +70,9 @@ Made by [gallery/make.py](gallery/make.py) from [ten scans](gallery/inputs/READM
 {arrows}.
 Scans are above, what became of them below. Times are seconds of sampling a scan on one thread of a small server that had other work beside it. Classes are seen by
 [a classifier](../models/train/classifier.py) that names 99.2 % of MedNIST's 600 test scans right.
-The pictures are under CC BY-SA 4.0, as the scans are. They are not for diagnosis.
+The pictures are under CC BY-SA 4.0, as the scans are, but for those of emoji. They are not for diagnosis.
 """
-    for name, title, says, *_ in EDITS + RESTORES:
+    for name, title, says, *_ in EDITS + STYLES + RESTORES:
         if name in figures:
             own = figures[name]
             text += f"\n## {title}\n\n{says}\n\n```\n{own['command']}\n```\n\n![{title}](gallery/{name}.png)\n\n{own['seconds']} s; {own['figure']}.\n"
