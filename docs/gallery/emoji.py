@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Makes docs/emoji.md and its pictures: what emoji-sd draws, under which guidance, and with which sampler. The program is $UNFOG, or target/release/unfog."""
-import os, pathlib, re, subprocess, tempfile
+import pathlib, re, subprocess, sys, tempfile
 
 import numpy as np
 from PIL import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-UNFOG, MODEL = os.environ.get("UNFOG", ROOT / "target/release/unfog"), ROOT / "models/emoji-sd"
+sys.path.insert(0, str(HERE.parent.parent / "tests/bench"))
+import edit
+
+MODEL = edit.ROOT / "models/emoji-sd"
 STEPS, GUIDANCE, SAMPLER = 20, 3, "dpmpp-2m"
 
 # One line of the sheet each.
@@ -25,22 +27,21 @@ PICTURES = 8
 
 def samplers():
     """All but the one that goes from pictures to noise, as the program names them."""
-    said = subprocess.run([UNFOG, "sample", "--sampler", "?"], capture_output=True, text=True).stderr
+    said = subprocess.run([edit.UNFOG, "sample", "--sampler", "?"], capture_output=True, text=True).stderr
     return [name for name in re.search("known: (.*)", said)[1].split(", ") if name != "ddim-inverse"]
 
 
 def draw(prompt, number=0, guidance=GUIDANCE, sampler=SAMPLER, more=()):
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/picture.png"
-        subprocess.run([UNFOG, "sample", "--model", MODEL, "--prompt", prompt, "--steps", str(STEPS), "--guidance", str(guidance), "--sampler", sampler, *more,
+        subprocess.run([edit.UNFOG, "sample", "--model", MODEL, "--prompt", prompt, "--steps", str(STEPS), "--guidance", str(guidance), "--sampler", sampler, *more,
                         "--first", str(number), "--backend", "cpu", "--quiet", "--out", path], check=True)
         return np.asarray(Image.open(path).convert("RGB"))
 
 
 def sheet(name, rows):
-    blank = np.full_like(rows[0][0], 255)
-    wide = max(map(len, rows))
-    Image.fromarray(np.concatenate([np.concatenate(row + [blank] * (wide - len(row)), 1) for row in rows])).save(HERE / f"emoji-{name}.png", optimize=True)
+    blank, wide = np.full_like(rows[0][0], 255), max(map(len, rows))
+    edit.sheet(*[row + [blank] * (wide - len(row)) for row in rows]).save(HERE / f"emoji-{name}.png", optimize=True)
 
 
 def main():

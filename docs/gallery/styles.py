@@ -29,7 +29,7 @@ def make(name, options):
             after.append(np.asarray(Image.open(folder / "made.png").convert("RGB")))
         nearest = np.argmin([np.mean((after[-1] - data.draw(image, v).astype(float)) ** 2) for v in range(data.VARIANTS)])
         right, former = right + (nearest == variant), former + (nearest == 0)
-    Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in (before, after)])).save(HERE / f"{name}.png", optimize=True)
+    edit.sheet(before, after).save(HERE / f"{name}.png", optimize=True)
     shown = " ".join(["unfog edit PICTURE --model models/emoji-sd", '--prompt "STYLE of NAME"', *[f'"{word}"' if "NAME" in word else word for word in options]])
     figure = f"the picture in the asked style is the nearest of its twelve variants to {right} of {len(PICTURES)}, the plain one to {former}"
     return shown, round(seconds, 1), figure

@@ -7,7 +7,7 @@ unfog makes the pictures, one a caption, seed 0, picture number i for caption i.
 and with all other emoji drawn in the same way: `emoji` is the share of pictures that are nearest to the right one of 1135 (chance:
 0.1 %), `five` the share where that is among the nearest five, `variant` the share whose background or style is nearest to the right
 one of 12. The distance is the mean squared difference of pictures shrunk to 16x16 (so that edges a pixel off count little), colours
-from 0 to 1. `own` is the mean distance to the right picture, `seen` that to the nearest picture of the training set, `others` that of the
+from 0 to 1; pixel art is as the plain picture there. `own` is the mean distance to the right picture, `seen` that to the nearest picture of the training set, `others` that of the
 right picture itself to the nearest of the training set: a model that copies has a `seen` of nearly 0.
 """
 import argparse, json, os, random, subprocess, sys, tempfile

@@ -138,15 +138,15 @@ class Runs:
     def run(self, method, args):
         """Returns a function that reads a result by its name, and one that reads its uncertainty."""
         out = self.folder / f"{self.given.name}-{method.replace(' ', '-').replace(',', '')}"
+        # What is made of one picture goes into a folder that is there.
+        out.mkdir(exist_ok=True)
         mask = ["--mask", str(self.hole)] if self.task.startswith("inpaint") else []
         end = ["--model", self.a.model, "--backend", "cpu", "--quiet", "--out", str(out)]
-        if args[-1:] == TOLD:
-            groups = {kind: [str(self.given / f"{name}.safetensors") for name in self.truths if name.startswith(f"{kind}-")]
-                      for kind in dict.fromkeys(name.split("-")[0] for name in self.truths)}
-            for kind, files in groups.items():
-                subprocess.run([self.a.unfog, "restore", *files, *args, kind, *mask, *end], check=True)
-        else:
-            subprocess.run([self.a.unfog, "restore", str(self.given), *args, *mask, *end], check=True)
+        told = sorted({name.split("-")[0] for name in self.truths}) if args[-1:] == TOLD else []
+        # The whole folder at once, or each class' pictures.
+        groups = [(self.given.glob(f"{kind}-*.safetensors"), [kind]) for kind in told] or [([self.given], [])]
+        for given, kind in groups:
+            subprocess.run([self.a.unfog, "restore", *sorted(given), *args, *kind, *mask, *end], check=True)
         return [lambda name, end=end: np.asarray(Image.open(out / f"{name}{end}.png"), np.float64) / 65535 for end in ("", ".uncertainty")]
 
 
@@ -191,9 +191,12 @@ def seams(a, task):
     # Tiles of 64 in 192 begin at 0, 42, 85 and 128 and end where others go on.
     ends = [(begin, -1) for begin in (42, 85, 128)] + [(begin + SIDE, 1) for begin in (0, 42, 85)]
     at, beside = [end for end, _ in ends], [end + way * far for end, way in ends for far in (8, 16)]
+
+    def difference(picture, places):
+        return sum(np.abs(np.diff(turned, axis=1, prepend=turned[:, :1]))[:, places].mean() for turned in (picture, picture.T))
+
     # [pictures, found and true, at and beside]
-    steps = np.array([[sum(np.abs(np.diff(turned, axis=1, prepend=turned[:, :1]))[:, [at, beside][i]].mean() for turned in (picture, picture.T))
-                       for picture in (result(name), x) for i in (0, 1)] for name, x in large.items()]).reshape(-1, 2, 2)
+    steps = np.array([[[difference(picture, places) for places in (at, beside)] for picture in (result(name), x)] for name, x in large.items()])
 
     def larger(chosen):
         (at, beside), (true_at, true_beside) = steps[chosen].sum(0)
