@@ -243,7 +243,9 @@ impl Context {
 #[expect(unsafe_code, reason = "a callback from the validation layer")]
 fn messenger(messages: Messages) -> DebugUtilsMessengerCreateInfo {
     let note = move |_, _, data: vulkano::instance::debug::DebugUtilsMessengerCallbackData<'_>| {
-        if let Ok(mut all) = messages.lock() {
+        if !of_the_layer(data.message)
+            && let Ok(mut all) = messages.lock()
+        {
             all.push(data.message.to_owned());
         }
     };
@@ -257,6 +259,15 @@ fn messenger(messages: Messages) -> DebugUtilsMessengerCreateInfo {
             | DebugUtilsMessageType::PERFORMANCE,
         ..DebugUtilsMessengerCreateInfo::user_callback(callback)
     }
+}
+
+/// A message that is about the layer itself and that no call of ours brings about. A driver newer than the layer has properties that the layer
+/// doesn't know, and vulkano asks for all of them when it lists the devices. And among the functions of video encoders that ash looks
+/// up for every device there is one of instances, which is noted where there are encoders (NVIDIA 580, layer 1.3.275).
+fn of_the_layer(message: &str) -> bool {
+    let lists = ["VUID-VkPhysicalDeviceProperties2-pNext-pNext", "VUID-VkPhysicalDeviceFeatures2-pNext-pNext"];
+    (message.contains("unknown VkStructureType") && lists.iter().any(|id| message.contains(id)))
+        || (message.contains("vkGetDeviceProcAddr()") && message.contains("is an instance level function"))
 }
 
 fn instance(validation: Option<DebugUtilsMessengerCreateInfo>) -> Result<Arc<Instance>, GpuError> {

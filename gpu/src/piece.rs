@@ -6,8 +6,8 @@ use crate::device::DeviceKind;
 use crate::error::GpuError;
 use std::ops::Range;
 
-/// Operations of one submission: about half a second on the slowest device of a kind. Where a device is faster, the pause between
-/// two submissions (tens of microseconds) must be nothing beside them.
+/// Operations of one submission: about half a second on the slowest device of a kind. Where a device is faster, what a submission costs
+/// (tens of microseconds) must be nothing beside them.
 pub(crate) fn most_flops(kind: DeviceKind) -> u64 {
     match kind {
         // Has no time-out, but Ctrl-C acts between submissions. lavapipe makes 5 to 15 GFLOP/s on two cores.

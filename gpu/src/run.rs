@@ -1,4 +1,4 @@
-//! Runs the pieces of an evaluation, one after the other; weights that don't stay on the device are packed meanwhile.
+//! Runs the pieces of an evaluation, two of them under way; weights that don't stay on the device are packed meanwhile.
 
 #![expect(unsafe_code, reason = "writes the half of the window that the device isn't using")]
 
@@ -10,11 +10,17 @@ use crate::piece::Piece;
 use std::sync::atomic::Ordering;
 
 impl Network<'_> {
-    /// Runs pieces in order. While the device works on one, the host fills the window for the next.
+    /// Runs pieces in order. The device has the next piece before it is done with one; meanwhile the host fills the window for the one
+    /// after. When this returns, none is under way.
     ///
     /// # Errors
     /// [`GpuError::Stopped`] between two pieces, [`GpuError::DeviceLost`], or what the driver reports.
     pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), GpuError> {
+        let submitted = self.submit(parts);
+        parts.iter_mut().fold(submitted, |before, part| before.and(part.encoded.wait()))
+    }
+
+    fn submit(&mut self, parts: &mut [Part]) -> Result<(), GpuError> {
         if let Some(first) = parts.first() {
             self.load(&first.piece)?;
         }
@@ -22,14 +28,16 @@ impl Network<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(GpuError::Stopped);
             }
-            let (now, later) = parts.split_at_mut(number + 1);
-            let part = &mut now[number];
+            let part = &mut parts[number];
             part.encoded.start()?;
             self.stats.submits += 1;
             self.stats.dispatches += part.encoded.dispatches;
-            let loaded = later.first().map_or(Ok(()), |next| self.load(&next.piece));
-            part.encoded.wait()?;
-            loaded?;
+            if let Some(before) = number.checked_sub(1) {
+                parts[before].encoded.wait()?;
+            }
+            if let Some(next) = parts.get(number + 1) {
+                self.load(&next.piece)?;
+            }
         }
         Ok(())
     }
@@ -46,8 +54,8 @@ impl Network<'_> {
             let mut offset = offset;
             pack(weight, &self.weights[weight], data, self.options.precision, &mut |bytes| {
                 let len = bytes.len() as u64;
-                // SAFETY: the last piece that read this part of the window was waited for: pieces are waited for in order, and
-                // the one that may be under way has the other part, if there are two (a share after the first loads nothing).
+                // SAFETY: all pieces but the last that was submitted were waited for, and that one has the other part of the
+                // window, if there are two (a share after the first loads nothing).
                 unsafe { block.write(offset, len, |to| to.copy_from_slice(bytes)) }?;
                 offset += len;
                 Ok(())
