@@ -68,7 +68,7 @@ pub(crate) struct Args {
     /// Share of fresh noise, from 0 to 1 [default: ddnm and ddrm 0.85, diffpir 0.3]
     #[arg(long, value_name = "E", allow_negative_numbers = true)]
     eta: Option<f32>,
-    /// Class of the pictures, by number or name
+    /// Class of the pictures, by number or name [default: no class]
     #[arg(long, value_name = "N|NAME")]
     class: Option<String>,
     /// Seed of the noise

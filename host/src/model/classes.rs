@@ -90,6 +90,17 @@ impl Classes {
         self.null
     }
 
+    /// What is said of a picture whose class isn't known: that it has none. `option` is what would say the class.
+    ///
+    /// # Errors
+    /// A usage error where the network has no label for it.
+    pub fn unknown(&self, option: &str) -> Result<u32> {
+        self.null.ok_or_else(|| {
+            Error::usage("the model has no label for \"no class\"")
+                .hint(format!("say with {option} what the picture shows"))
+        })
+    }
+
     /// How many classes there are; 0 when the network takes any number and none is named.
     pub fn count(&self) -> usize {
         self.labels.len()

@@ -76,7 +76,7 @@ pub struct Options {
     pub steps: Option<usize>,
     /// Share of fresh noise, 0 to 1; if absent what the method's authors take.
     pub eta: Option<f32>,
-    /// Class of the pictures, by number or name, of a model of classes.
+    /// Class of the pictures, by number or name, of a model of classes; "no class" if absent.
     pub class: Option<String>,
     /// Seed.
     pub seed: u64,
@@ -303,6 +303,9 @@ fn opened(options: &Options, stop: &Stop, report: &mut dyn FnMut(Event<'_>), wor
     }
     let sampled = options.sample();
     let mut setup = Setup::new(&model, &sampled)?;
+    if let (None, Some(classes)) = (setup.class, model.classes()) {
+        setup.class = Some(classes.unknown("--class")?);
+    }
     if !setup.settings.config.prediction.is_over_alpha_bar() {
         return Err(Error::usage(format!("the model {} has no betas, and restoration needs them", model.name())));
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use unfog::image::{Deep, Format, Picture, encode, load};
 use unfog::recipe::Recipe;
 
-use crate::common::Place;
+use crate::common::{Place, models};
 
 const QUICK: [&str; 5] = ["--backend", "cpu", "--steps", "6", "--quiet"];
 
@@ -60,6 +60,26 @@ fn a_restored_picture_says_how_and_is_made_again() {
     assert!(said.contains("all 256 values are the same"), "{said}");
     write(&place, "a.png", [16, 15], false, false);
     place.fail(&["replay", "b.png"], 1, "is another than that of the recipe");
+}
+
+/// Neither each sample nor each picture is given a class in turn, as pictures from noise are.
+#[test]
+fn what_class_a_picture_has_is_not_made_up() {
+    let place = Place::new();
+    write(&place, "a.png", [64, 64], false, false);
+    let model = models().join("mednist-ddpm").display().to_string();
+    let made = |out: &str, class: &[&str]| {
+        let args = ["restore", "a.png", "--task", "denoise", "--noise", "25", "--steps", "2", "--samples", "2"];
+        let more = ["--model", &model, "--backend", "cpu", "--quiet", "--out", out];
+        place.succeed(&[&args[..], &more, class].concat());
+        let recipe = Recipe::read(&place.path(out)).unwrap();
+        (recipe.class, Deep::load(&place.path(out)).unwrap().values)
+    };
+    let unknown = made("unknown.png", &[]);
+    assert_eq!(unknown.0, Some(6));
+    assert_eq!(unknown, made("none.png", &["--class", "6"]));
+    assert_ne!(unknown.1, made("first.png", &["--class", "0"]).1);
+    assert!(place.succeed(&["replay", "unknown.png"]).contains("the same"));
 }
 
 #[test]

@@ -66,10 +66,7 @@ impl Source {
         let class = match (&edit.from_class, model.classes()) {
             (Some(text), Some(classes)) => Some(classes.find(text)?),
             (Some(_), None) => return Err(Error::usage(format!("--from-class: the model {name} has no classes"))),
-            (None, Some(classes)) => Some(classes.null().ok_or_else(|| {
-                Error::usage(format!("the model {name} has no label for \"no class\""))
-                    .hint("say with --from-class what the picture shows")
-            })?),
+            (None, Some(classes)) => Some(classes.unknown("--from-class")?),
             (None, None) => None,
         };
         Ok(Some(Self { class, prompt: None }))
