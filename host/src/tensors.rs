@@ -75,25 +75,38 @@ impl GivenNoise {
     }
 }
 
-/// The tensor `image` of the safetensors file at `path`, and its shape `[1 or 3, height, width]`: f32, f16 or bf16.
+/// The tensor `name` of the safetensors file at `path`, and its shape, which errors call `expected`: f32, f16 or bf16.
 ///
 /// # Errors
-/// A missing or damaged file, another type or shape, a value that is not finite.
-pub(crate) fn read_image(path: &Path) -> Result<(Vec<f32>, [u32; 3])> {
+/// A missing or damaged file, another type or number of sides, a side of 0, a value that is not finite.
+pub(crate) fn read_shaped<const N: usize>(path: &Path, name: &str, expected: &str) -> Result<(Vec<f32>, [u32; N])> {
     let bytes = files::read(path)?;
     let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
     let file = SafeTensors::deserialize(&bytes).map_err(|e| complain("no whole safetensors file".into()).because(e))?;
-    let tensor = file.tensor("image").map_err(|e| complain("holds no tensor `image`".into()).because(e))?;
-    let expected = "expected image [1 or 3, h, w] of F32, F16 or BF16";
+    let tensor = file.tensor(name).map_err(|e| complain(format!("holds no tensor `{name}`")).because(e))?;
+    let expected = format!("expected {name} {expected} of F32, F16 or BF16");
     let sides: Option<Vec<u32>> = tensor.shape().iter().map(|&side| u32::try_from(side).ok()).collect();
-    let shape = sides.and_then(|sides| <[u32; 3]>::try_from(sides).ok());
-    let shape = shape.filter(|&[c, h, w]| (c == 1 || c == 3) && h > 0 && w > 0);
-    let shape = shape.ok_or_else(|| complain(format!("image has the shape {:?}", tensor.shape())).hint(expected))?;
+    let shape = sides.and_then(|sides| <[u32; N]>::try_from(sides).ok()).filter(|shape| !shape.contains(&0));
+    let shape = shape.ok_or_else(|| complain(format!("{name} has the shape {:?}", tensor.shape())).hint(&expected))?;
     let values =
-        widen(&tensor)?.ok_or_else(|| complain(format!("image has the type {:?}", tensor.dtype())).hint(expected))?;
+        widen(&tensor)?.ok_or_else(|| complain(format!("{name} has the type {:?}", tensor.dtype())).hint(&expected))?;
     match values.iter().position(|v| !v.is_finite()) {
-        Some(i) => Err(complain(format!("image is {} at index {i}", values[i]))),
+        Some(i) => Err(complain(format!("{name} is {} at index {i}", values[i]))),
         None => Ok((values, shape)),
+    }
+}
+
+/// The tensor `image` of the safetensors file at `path`, and its shape `[1 or 3, height, width]`: f32, f16 or bf16.
+///
+/// # Errors
+/// Those of [`read_shaped`].
+pub(crate) fn read_image(path: &Path) -> Result<(Vec<f32>, [u32; 3])> {
+    let expected = "[1 or 3, h, w]";
+    let (values, shape) = read_shaped(path, "image", expected)?;
+    match shape[0] {
+        1 | 3 => Ok((values, shape)),
+        _ => Err(Error::failure(format!("{}: image has the shape {shape:?}", path.display()))
+            .hint(format!("expected image {expected}"))),
     }
 }
 

@@ -9,7 +9,7 @@ The models are those that make_pipelines.py wrote, with some parts in place of t
 
     edit/NAME/           those parts: small random networks and autoencoders, as diffusers saves them (f16 weights that are exact in f32)
     edit.safetensors     the runs: `picture` [3, h, w] and `mask` [h, w] from 0 to 255, `noise` [draws, n, c, h, w] in the order of drawing,
-                         where there is a control its picture `hint` [3, h, w],
+                         where there is a control its picture `hint` [3, h, w], where latents are given these, `given` [1, c, h, w],
                          `latents` as the sampler leaves them, `image` [n, 3, h, w] from 0 to 1, in f32; `floor` in a case is the relative L2
                          distance of the latents in f32 from those in f64. `resized` is the first picture by PIL's Lanczos filter.
 """
@@ -84,6 +84,9 @@ CASES = [
     dict(pipeline="sdxl", kind="InstructPix2Pix", parts="instruct-xl", guidance=5.0, image_guidance=1.5, steps=4),
     dict(pipeline="sdxl", kind="InstructPix2Pix", parts="instruct-xl", guidance=3.0, image_guidance=1.2, steps=4, negative="blurry"),
     dict(pipeline="sdxl", kind="InstructPix2Pix", parts="cosxl", guidance=4.0, image_guidance=1.5, steps=3),
+    # Latents of this size, made larger, in place of the picture.
+    dict(pipeline="sd1", kind="Img2Img", guidance=5.0, steps=6, strength=0.6, latents=[4, 4]),
+    dict(pipeline="sdxl", kind="Img2Img", guidance=3.0, steps=5, strength=0.7, size=[24, 16], latents=[5, 8]),
 ]
 SAMPLERS = {
     "dpmpp-2m": (diffusers.DPMSolverMultistepScheduler, {}),
@@ -163,6 +166,11 @@ def picture(size, seed):
     return Image.fromarray(rgb), Image.fromarray(mask)
 
 
+def given(case):
+    """Latents in place of a picture."""
+    return torch.randn((1, 4, *case["latents"]), generator=torch.Generator().manual_seed(5))
+
+
 class Drawn:
     """Hands out noise in the order in which diffusers draws it."""
 
@@ -233,6 +241,9 @@ def run(pipe, case, rgb, mask, hint, nets, noise, dtype):
         args |= {"width": rgb.size[0], "height": rgb.size[1]}
     else:
         args["image"] = [rgb] * n
+    if "latents" in case:
+        sides = [side // 2 for side in reversed(case["size"])]
+        args["image"] = torch.nn.functional.interpolate(given(case).to(dtype), sides, mode="bilinear").repeat(n, 1, 1, 1)
     if "image_guidance" in case:
         args["image_guidance_scale"] = case["image_guidance"]
     if "noise_level" in case:
@@ -289,6 +300,8 @@ def main():
                     f"{i:02}.image": image.contiguous(),
                     f"{i:02}.picture": torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().contiguous(),
                     f"{i:02}.mask": torch.from_numpy(np.array(mask)).float().contiguous()}
+        if "latents" in case:
+            tensors[f"{i:02}.given"] = given(case)
         if "control" in case:
             tensors[f"{i:02}.hint"] = torch.from_numpy(np.array(hint)).permute(2, 0, 1).float().contiguous()
         for part, module in own.get(case.get("parts"), {}).items():

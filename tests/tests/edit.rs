@@ -9,6 +9,7 @@ use unfog::cpu::CpuOptions;
 use unfog::image::{Picture, load};
 use unfog::sample::{Edit, Options, Share, sample};
 use unfog::stop::Stop;
+use unfog::tensors::write_latents;
 use unfog_tests::TestResult;
 use unfog_tests::backend::{Backend, gpus};
 use unfog_tests::given::{overlay, write_picture};
@@ -35,8 +36,10 @@ fn model(case: &Value, folder: &Path) -> TestResult<PathBuf> {
 /// The options of a case, whose files lie in `folder`.
 fn options(case: &Value, folder: &Path, kind: Kind) -> TestResult<Options> {
     let text = |key: &str| case[key].as_str().map(str::to_owned);
+    let given = case["latents"].is_array();
+    let size = case["size"].as_array().and_then(|size| Some((size[0].as_u64()? as u32, size[1].as_u64()? as u32)));
     let edit = Edit {
-        image: folder.join("picture.ppm"),
+        image: folder.join(if given { "given.safetensors" } else { "picture.ppm" }),
         strength: case["strength"].as_f64(),
         mask: case["kind"]
             .as_str()
@@ -61,6 +64,7 @@ fn options(case: &Value, folder: &Path, kind: Kind) -> TestResult<Options> {
         guidance: case["guidance"].as_f64().map(|g| g as f32),
         steps: case["steps"].as_u64().map(|n| n as usize),
         count: 2,
+        size: size.filter(|_| given),
         out: folder.join("{i}.png"),
         // A case of no kind begins from noise.
         edit: (case["kind"] != "").then_some(edit),
@@ -80,7 +84,7 @@ fn agree(backend: &Backend, kind: Kind, all: bool) -> TestResult {
     let mut seen = Vec::new();
     for (number, case) in golden.cases().iter().enumerate() {
         let what = format!("{number}: {case} on {}", kind.name());
-        let sort = [&case["parts"], &case["kind"], &case["control"]];
+        let sort = [&case["parts"], &case["kind"], &case["control"], &case["latents"]];
         let other_sampler = ["single", "deis", "turbo", "lms"].iter().any(|parts| case["parts"] == *parts);
         if !all && (seen.contains(&sort) || other_sampler || case["kind"] == "") {
             continue;
@@ -89,6 +93,11 @@ fn agree(backend: &Backend, kind: Kind, all: bool) -> TestResult {
         write_noise(&folder.join("noise"), golden.part(number, "noise")?)?;
         write_picture(&folder.join("picture.ppm"), golden.part(number, "picture")?)?;
         write_picture(&folder.join("mask.pgm"), golden.part(number, "mask")?)?;
+        if case["latents"].is_array() {
+            let Tensor { shape, values } = golden.part(number, "given")?;
+            let shape: [usize; 4] = shape.clone().try_into().map_err(|_| "not four sides")?;
+            write_latents(&folder.join("given.safetensors"), values, shape.map(|side| side as u32))?;
+        }
         if case["control"].is_string() {
             write_picture(&folder.join("hint.ppm"), golden.part(number, "hint")?)?;
         }
@@ -230,7 +239,26 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
     let inpaint = model(&json!({"pipeline": "sd2", "parts": "inpaint"}), &folder)?;
     let consistency = model(&json!({"pipeline": "sd1", "parts": "consistency"}), &folder)?;
     let text = |model: &Path| Options { model: Some(model.into()), prompt: Some("a cat".into()), ..options.clone() };
+    let given = |name: &str, shape: [u32; 4]| -> TestResult<PathBuf> {
+        let path = folder.join(name);
+        write_latents(&path, &vec![0.5; shape.iter().product::<u32>() as usize], shape)?;
+        Ok(path)
+    };
+    let one = given("one.safetensors", [1, 4, 4, 4])?;
+    let (two, narrow) = (given("two.safetensors", [2, 4, 4, 4])?, given("narrow.safetensors", [1, 3, 4, 4])?);
+    let from = |model: &Path, latents: &Path| with(&text(model), |edit| edit.image = latents.into());
+    // Latents need no encoder.
+    sample(&from(&decoder, &one), &Stop::default(), &mut |_| {}).map_err(|e| e.report())?;
+    fs::remove_file(folder.join("out.png"))?;
+    let masked = |options: &Options| with(options, |edit| edit.mask = Some(folder.join("black.pgm").into()));
+    let upscaler = model(&json!({"pipeline": "sd2", "parts": "upscale"}), &folder)?;
     let refusals = [
+        (with(&options, |edit| edit.image = one.clone()), 2, "the model makes pixels"),
+        (from(&pipeline("sd1"), &two), 2, "latents of 2 pictures"),
+        (from(&pipeline("sd1"), &narrow), 2, "the latents have 3 channels"),
+        (from(&pipeline("sd1"), &folder.join("noise.safetensors")), 1, "noise.safetensors"),
+        (masked(&from(&pipeline("sd1"), &one)), 2, "--mask means nothing to latents"),
+        (from(&upscaler, &one), 2, "latents mean nothing to this model"),
         (with(&options, |edit| edit.image = folder.join("nowhere.png")), 1, "nowhere.png"),
         (with(&options, |edit| edit.image = folder.join("text")), 1, "known are PNG"),
         (with(&options, |edit| edit.strength = Some(1.5)), 2, "--strength 1.5 is not above 0 and up to 1"),

@@ -12,7 +12,7 @@ use super::sample;
 #[derive(clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The picture: PNG, JPEG, TIFF, BMP or PNM
+    /// The picture: PNG, JPEG, TIFF, BMP or PNM; or latents that --latents-out wrote, which --size makes larger: NAME.safetensors
     image: PathBuf,
     /// Share of the steps that are made, above 0 and up to 1: how much of the picture may change [default: 0.8; with --mask or
     /// --keep-coarse, and no --invert, 1]

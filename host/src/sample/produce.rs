@@ -108,7 +108,7 @@ pub(super) fn produce(
     let steered = if controls.is_empty() { None } else { Some(controls.network(model, setup, tokens)?) };
     let autoencoder = model.autoencoder()?;
     let encoder = match (&setup.plan, &autoencoder) {
-        (Some(plan), Some(autoencoder)) if plan.kind != Kind::Upscale => {
+        (Some(plan), Some(autoencoder)) if plan.kind != Kind::Upscale && plan.latents.is_none() => {
             Some(Encoder::read(autoencoder.clone(), [setup.picture.height, setup.picture.width])?)
         }
         _ => None,

@@ -128,7 +128,7 @@ impl Setup {
         let size = match (options.size, &given) {
             // A model of pixels knows pictures of its own size.
             (None, Some(given)) if autoencoder.is_some() || model.size().is_none() => {
-                let (w, h) = given.size();
+                let (w, h) = given.size(multiple);
                 let times = if kind == Kind::Upscale { multiple } else { 1 };
                 let larger = (w.saturating_mul(times), h.saturating_mul(times));
                 Some(own_size(larger, multiple.saturating_mul(model.multiple()))?)

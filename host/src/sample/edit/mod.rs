@@ -5,6 +5,7 @@ mod coarse;
 mod encode;
 mod found;
 mod invert;
+mod latents;
 mod picture;
 mod plan;
 mod start;
@@ -24,7 +25,8 @@ pub use start::Start;
 /// What a run that begins from a picture is asked for beside the options of every run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Edit {
-    /// The picture.
+    /// The picture; or, of a model that makes latents, those of one: a safetensors file with a tensor `x0` `[1, c, h, w]`, as
+    /// [`super::Options::latents_out`] has it.
     pub image: PathBuf,
     /// The share of the steps that are made, above 0 and up to 1: 0.8 if absent; with a mask or `keep_coarse`, and no inversion, 1.
     pub strength: Option<f64>,

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use super::super::setup::Shape;
 use super::found::MAPS;
+use super::latents::Latents;
 use super::{AUTO, Edit, Mask, picture};
 use crate::error::{Error, Result};
+use crate::files;
+use crate::image::Picture;
 use crate::model::{Autoencoder, Encoded, Model};
 use crate::recipe::Edited;
 use crate::settings::{Settings, Wishes};
@@ -125,6 +128,8 @@ pub struct Plan {
     pub draws: Draws,
     /// The picture `[c, h, w]`, from -1 to 1, in the size of the run's pictures; of an upscaler in that of the latents.
     pub(super) image: Arc<[f32]>,
+    /// Its latents `[c, h, w]`, where they are given in place of the picture, which is empty then.
+    pub(in super::super) latents: Option<Arc<[f32]>>,
     /// Where it is made anew, `[h, w]`: 1 there, 0 elsewhere.
     pub(super) mask: Option<Arc<[f32]>>,
     /// How much noise an upscaler is given with it, and the factors of picture and noise.
@@ -139,8 +144,14 @@ pub struct Plan {
 
 /// The picture of an edit and its mask, read before the run's size is known.
 pub(in super::super) struct Given {
-    image: picture::Read,
+    image: Image,
+    sha256: String,
     mask: Option<picture::Read>,
+}
+
+enum Image {
+    Picture(Picture),
+    Latents(Latents),
 }
 
 impl Given {
@@ -149,17 +160,53 @@ impl Given {
     /// # Errors
     /// A missing or damaged file.
     pub(in super::super) fn read(edit: &Edit) -> Result<Self> {
-        let image = picture::Read::new(&edit.image)?;
+        let (image, sha256) = if Latents::are(&edit.image) {
+            (Image::Latents(Latents::read(&edit.image)?), files::sha256(&edit.image)?)
+        } else {
+            let picture::Read { picture, sha256 } = picture::Read::new(&edit.image)?;
+            (Image::Picture(picture), sha256)
+        };
         let mask = match &edit.mask {
             Some(Mask::Picture(path)) => Some(picture::Read::new(path)?),
             Some(Mask::Auto) | None => None,
         };
-        Ok(Self { image, mask })
+        Ok(Self { image, sha256, mask })
     }
 
-    /// Width and height.
-    pub(in super::super) fn size(&self) -> (u32, u32) {
-        (self.image.picture.width(), self.image.picture.height())
+    /// Width and height in pixels, of which a side of latents has `multiple` times as many as values.
+    pub(in super::super) fn size(&self, multiple: u32) -> (u32, u32) {
+        match &self.image {
+            Image::Picture(picture) => (picture.width(), picture.height()),
+            Image::Latents(latents) => latents.size(multiple),
+        }
+    }
+
+    /// The picture `[c, h, w]` in `shape`, empty where its latents are given, and these; and the mask `[h, w]`, if there is one.
+    ///
+    /// # Errors
+    /// A usage error for latents where the model has to see the picture, for latents or a mask that don't fit.
+    fn values(&self, kind: Kind, autoencoder: Option<&Autoencoder>, shape: Shape) -> Result<[Option<Arc<[f32]>>; 3]> {
+        match (&self.image, &self.mask, autoencoder) {
+            (Image::Picture(own), mask, _) => {
+                let image = picture::values(own, shape)?;
+                let mask = mask.as_ref().map(|mask| picture::mask(&mask.picture, own, shape)).transpose()?;
+                Ok([Some(image.into()), None, mask.map(Into::into)])
+            }
+            (Image::Latents(latents), None, Some(autoencoder)) if kind == Kind::Noised => {
+                let sides = [shape.height, shape.width].map(|side| side / autoencoder.multiples()[1].max(1));
+                Ok([None, Some(latents.resized(autoencoder.latent_channels(), sides)?.into()), None])
+            }
+            (Image::Latents(_), Some(_), _) => {
+                Err(Error::usage("--mask means nothing to latents").hint("give the picture"))
+            }
+            (Image::Latents(_), None, Some(_)) => {
+                Err(Error::usage(format!("latents mean nothing to this model: {}", kind.does()))
+                    .hint("give the picture"))
+            }
+            (Image::Latents(_), None, None) => {
+                Err(Error::usage("the model makes pixels, and no latents").hint("give a picture"))
+            }
+        }
     }
 }
 
@@ -187,17 +234,16 @@ impl Plan {
             return Err(Error::usage(format!("--strength {strength} of {steps} steps is no step"))
                 .hint("give a larger strength or more --steps"));
         }
-        let image: Arc<[f32]> = picture::values(&given.image.picture, shape)?.into();
-        let mask = given.mask.as_ref().map(|mask| picture::mask(&mask.picture, &given.image.picture, shape));
-        let mask: Option<Arc<[f32]>> = mask.transpose()?.map(Into::into);
+        let [image, latents, mask] = given.values(kind, autoencoder, shape)?;
         // diffusers inpaints from noise alone at full strength, and never so without a mask.
         let pure = whole && strength == 1.0;
-        let drawn = autoencoder.is_some_and(|autoencoder| autoencoder.encoded() == Encoded::Moments);
+        let drawn =
+            latents.is_none() && autoencoder.is_some_and(|autoencoder| autoencoder.encoded() == Encoded::Moments);
         let auto = edit.mask == Some(Mask::Auto);
         let draws = draws(kind, drawn, mask.is_some(), pure, [edit.invert, auto]);
         let edited = Edited {
             image: edit.image.display().to_string(),
-            image_sha256: given.image.sha256.clone(),
+            image_sha256: given.sha256.clone(),
             strength: (!kind.begins_with_noise()).then_some(strength),
             image_guidance: (kind == Kind::Instruct).then(|| image_guidance(edit)),
             noise_level: noise.map(|(level, _)| level),
@@ -219,7 +265,8 @@ impl Plan {
             invert: edit.invert,
             coarse: edit.keep_coarse,
             draws,
-            image,
+            image: image.unwrap_or_default(),
+            latents,
             mask,
             noise,
             scaled: false,
@@ -371,9 +418,7 @@ pub(in super::super) fn own_size(size: (u32, u32), multiple: u32) -> Result<(u32
 /// A picture that nothing is made of but its size.
 #[cfg(test)]
 fn given(width: u32, height: u32) -> Given {
-    let read =
-        || picture::Read { picture: crate::image::Picture::new(width, height, 1).unwrap(), sha256: String::new() };
-    Given { image: read(), mask: None }
+    Given { image: Image::Picture(Picture::new(width, height, 1).unwrap()), sha256: String::new(), mask: None }
 }
 
 #[cfg(test)]
@@ -435,6 +480,7 @@ mod tests {
             coarse: None,
             draws,
             image,
+            latents: None,
             mask,
             noise: None,
             scaled: false,

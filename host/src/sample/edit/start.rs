@@ -84,7 +84,8 @@ impl Start {
         }
         let Some(encoder) = encoder else {
             start.known = memory::room(count * len)?;
-            (0..count).for_each(|_| start.known.extend_from_slice(&plan.image));
+            let one = plan.latents.as_ref().unwrap_or(&plan.image);
+            (0..count).for_each(|_| start.known.extend_from_slice(one));
             return Ok(start);
         };
         let image = (plan.kind != Kind::Inpaint || !plan.pure).then(|| plan.image.to_vec());
