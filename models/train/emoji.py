@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Trains the network of emoji-sd on latents, and writes the whole pipeline. Goes on from its last checkpoint.
 
-    emoji.py DATA OUT [--steps N]     OUT has tokenizer/, vae/ and text.pt by now (emoji_tokenizer.py, emoji_vae.py, emoji_text.py)
+    emoji.py DATA OUT [--steps N] [--minutes M] [--batch N] [--device cuda]
+
+OUT has tokenizer/, vae/ and text.pt by now (emoji_tokenizer.py, emoji_vae.py, emoji_text.py)
 
 The network predicts v (Salimans and Ho 2022). What a caption decides is decided where there is much noise: times are drawn with a density that grows as t, and a
 loss that is weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023) would leave little of them. One caption in ten is empty.
 """
 import argparse, json, os, random
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -46,18 +47,12 @@ def scheduler():
                          timestep_spacing="trailing")
 
 
-def latents_of(vae, emoji, path):
-    """Latents of every picture in every variant, [n, variants, 4, 16, 16], f16, kept in a file."""
-    if os.path.exists(path):
-        return np.load(path, mmap_mode="r")
-    all_ = np.zeros((len(emoji), data.VARIANTS, 4, 16, 16), np.float16)
+def latents_of(vae, emoji, device):
+    """Latents of every picture in every variant: [n, variants, 4, 16, 16], f16."""
+    pictures = torch.from_numpy(data.pictures(emoji)).to(device)
     with torch.no_grad():
-        for i in range(0, len(emoji), 8):
-            pairs = [(j, v) for j in range(i, min(i + 8, len(emoji))) for v in range(data.VARIANTS)]
-            z = vae.encode(autoencoder.batch(emoji, pairs)).latent_dist.mean * vae.config.scaling_factor
-            all_[i:i + 8] = z.half().numpy().reshape(-1, data.VARIANTS, 4, 16, 16)
-    np.save(path, all_)
-    return all_
+        parts = [vae.encode(autoencoder.values(part)).latent_dist.mean for part in pictures.flatten(0, 1).split(96)]
+    return (torch.cat(parts) * vae.config.scaling_factor).half().unflatten(0, pictures.shape[:2])
 
 
 def ids(tokenizer, texts):
@@ -74,49 +69,54 @@ def v_loss(unet, states, x0, t, noise, alphas):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("data"), p.add_argument("out")
-    p.add_argument("--steps", type=int, default=20000)
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--rate", type=float, default=1e-3)
+    state.arguments(p, 20000, 16, 1e-3)
     a = p.parse_args()
     torch.manual_seed(a.seed)
+    torch.backends.cudnn.benchmark = True
     emoji = data.load(a.data)
     tokenizer = CLIPTokenizer.from_pretrained(os.path.join(a.out, "tokenizer"))
-    vae = AutoencoderKL.from_pretrained(os.path.join(a.out, "vae")).eval().to(memory_format=torch.channels_last)
-    latents = latents_of(vae, emoji, os.path.join(a.out, "latents.npy"))
-    text, unet = trained_text(tokenizer, os.path.join(a.out, "text.pt")), network().to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(os.path.join(a.out, "vae")).eval().to(a.device, memory_format=torch.channels_last)
+    latents = latents_of(vae, emoji, a.device)
+    text = trained_text(tokenizer, os.path.join(a.out, "text.pt")).to(a.device)
+    unet = network().to(a.device, memory_format=torch.channels_last)
     print(*(f"{name}: {sum(p.numel() for p in net.parameters())} parameters" for name, net in (("text", text), ("unet", unet), ("vae", vae))))
-    run = state.Run(os.path.join(a.out, "train.pt"), {"unet": unet}, a.rate, a.steps)
+    run = state.Run(os.path.join(a.out, "train.pt"), {"unet": unet}, a)
     sampler = data.Sampler(emoji, f"{a.seed} {run.step}")
-    rng, noise = random.Random(f"{a.seed} {run.step}"), torch.Generator().manual_seed(a.seed + run.step)
-    alphas = scheduler().alphas_cumprod
+    rng, noise = random.Random(f"{a.seed} {run.step}"), torch.Generator(a.device).manual_seed(a.seed + run.step)
+    alphas = scheduler().alphas_cumprod.to(a.device)
     left_out = data.held_out(emoji)
 
     def test():
         """Loss on the held-out combinations, the same noise every time."""
         fixed, rng = torch.Generator().manual_seed(5), random.Random(5)
-        x0 = torch.from_numpy(np.stack([latents[i, v] for i, v in left_out])).float()
-        t = torch.linspace(5, 995, len(x0)).long()[torch.randperm(len(x0), generator=fixed)]
+        x0 = latents[tuple(torch.tensor(left_out).T)].float()
+        t = torch.linspace(5, 995, len(x0)).long()[torch.randperm(len(x0), generator=fixed)].to(a.device)
         with torch.no_grad():
-            states = text(ids(tokenizer, [data.caption(emoji[i], v, rng) for i, v in left_out])).last_hidden_state
-            return v_loss(run.average["unet"], states, x0, t, torch.randn(x0.shape, generator=fixed), alphas).item()
+            states = text(ids(tokenizer, [data.caption(emoji[i], v, rng) for i, v in left_out]).to(a.device)).last_hidden_state
+            return v_loss(run.average["unet"], states, x0, t, torch.randn(x0.shape, generator=fixed).to(a.device), alphas).item()
 
-    while run.goes_on():
+    def draw():
+        """Pairs, and the ids of their captions."""
         pairs = sampler.draw(a.batch)
-        x0 = torch.from_numpy(np.stack([latents[i, v] for i, v in pairs])).float()
         texts = ["" if rng.random() < 0.1 else data.caption(emoji[i], v, rng) for i, v in pairs]
+        return torch.tensor(pairs), ids(tokenizer, texts)
+
+    drawn, order = state.ahead(draw), torch.arange(a.batch, device=a.device)
+    while run.goes_on():
+        pairs, words = (x.to(a.device) for x in next(drawn))
+        x0 = latents[tuple(pairs.T)].float()
         # Low-discrepancy times: one in each part of the chain.
-        t = (1000 * ((torch.arange(len(pairs)) + torch.rand(1, generator=noise)) / len(pairs)) ** 0.5).long().clamp(max=999)
+        t = (1000 * ((order + torch.rand(1, generator=noise, device=a.device)) / a.batch) ** 0.5).long().clamp(max=999)
         with torch.no_grad():
-            states = text(ids(tokenizer, texts)).last_hidden_state
-        run.update(v_loss(unet, states, x0, t, torch.randn(x0.shape, generator=noise), alphas))
+            states = text(words).last_hidden_state
+        run.update(lambda *given: v_loss(unet, *given, alphas), states, x0, t, torch.randn(x0.shape, generator=noise, device=a.device))
         if run.step % 500 == 0:
             run.log(held_out=round(test(), 5))
     run.save()
     print(json.dumps({"step": run.step, "held_out": test()}))
     StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=run.average["unet"],
                             scheduler=scheduler(), safety_checker=None, feature_extractor=None,
-                            requires_safety_checker=False).to(torch.float16).save_pretrained(os.path.join(a.out, "pipeline"))
+                            requires_safety_checker=False).to("cpu", torch.float16).save_pretrained(os.path.join(a.out, "pipeline"))
 
 
 if __name__ == "__main__":

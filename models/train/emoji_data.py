@@ -81,6 +81,11 @@ def draw(image, variant):
     return np.asarray(flat)
 
 
+def pictures(emoji):
+    """Every picture in every variant: [n, variants, 64, 64, 3], u8."""
+    return np.stack([[draw(one.image, variant) for variant in range(VARIANTS)] for one in emoji])
+
+
 def decorate(text, variant, korean):
     """What a variant of `text` is called."""
     if variant < len(COLOURS):

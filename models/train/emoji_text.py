@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Trains emoji-sd's text encoder on its own: a caption and its picture's latents are to agree more than with any other of a batch.
 
-    emoji_text.py DATA OUT [--steps N]     OUT has tokenizer/ and vae/ by now (emoji_tokenizer.py, emoji_vae.py)
+    emoji_text.py DATA OUT [--steps N] [--minutes M] [--batch N] [--device cuda]
+
+       OUT has tokenizer/ and vae/ by now (emoji_tokenizer.py, emoji_vae.py)
 
 Contrastive training as CLIP's (Radford et al. 2021), with a small convolutional network for the pictures, which is thrown away. From the diffusion loss alone
 an encoder learns backgrounds and styles, and what things are called hardly at all. emoji.py takes OUT/text.pt and leaves it as it is. The log
@@ -9,7 +11,6 @@ has the share of the 200 held-out captions, in English and Korean, that find the
 """
 import argparse, os, random
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
@@ -48,18 +49,15 @@ class Words(nn.Module):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("data"), p.add_argument("out")
-    p.add_argument("--steps", type=int, default=3000)
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--batch", type=int, default=192)
-    p.add_argument("--rate", type=float, default=1e-3)
+    state.arguments(p, 3000, 192, 1e-3)
     a = p.parse_args()
     torch.manual_seed(a.seed)
     all_ = data.load(a.data)
     tokenizer = CLIPTokenizer.from_pretrained(os.path.join(a.out, "tokenizer"))
-    vae = AutoencoderKL.from_pretrained(os.path.join(a.out, "vae")).eval().to(memory_format=torch.channels_last)
-    latents = emoji.latents_of(vae, all_, os.path.join(a.out, "latents.npy"))
-    words, pictures = Words(emoji.text_model(tokenizer), 128), Pictures(128)
-    run = state.Run(os.path.join(a.out, "text.pt"), {"words": words, "pictures": pictures}, a.rate, a.steps, decay=0.998)
+    vae = AutoencoderKL.from_pretrained(os.path.join(a.out, "vae")).eval().to(a.device, memory_format=torch.channels_last)
+    latents = emoji.latents_of(vae, all_, a.device)
+    words, pictures = Words(emoji.text_model(tokenizer), 128).to(a.device), Pictures(128).to(a.device)
+    run = state.Run(os.path.join(a.out, "text.pt"), {"words": words, "pictures": pictures}, a)
     rng, left_out = random.Random(f"{a.seed} {run.step}"), data.held_out(all_)
     never = set(left_out)
 
@@ -70,27 +68,31 @@ def main():
                 pass
             yield i, variant
 
-    def vectors(words, texts):
-        return words(emoji.ids(tokenizer, texts))
+    def draw():
+        """Pairs, and the ids of their captions."""
+        chosen = list(pairs())
+        return torch.tensor(chosen), emoji.ids(tokenizer, [data.caption(all_[i], v, rng) for i, v in chosen])
+
+    def loss_of(ids, x0):
+        scores = words.temperature.clamp(max=4.6).exp() * words(ids) @ pictures(x0).T
+        target = torch.arange(len(ids), device=ids.device)
+        return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
 
     def test():
         words, pictures = run.average["words"], run.average["pictures"]
         right = []
         with torch.no_grad():
-            table = [pictures(torch.from_numpy(np.asarray(latents[:, v])).float()) for v in range(data.VARIANTS)]
+            table = [pictures(latents[:, v].float()) for v in range(data.VARIANTS)]
             for korean in (False, True):
                 texts = [data.decorate(all_[i].korean if korean else all_[i].name, v, korean) for i, v in left_out]
-                found = vectors(words, texts)
+                found = words(emoji.ids(tokenizer, texts).to(a.device))
                 right += [(table[v] @ one).argmax().item() == i for (i, v), one in zip(left_out, found)]
         return round(sum(right) / len(right), 4)
 
+    drawn = state.ahead(draw)
     while run.goes_on():
-        chosen = list(pairs())
-        x0 = torch.from_numpy(np.stack([latents[i, v] for i, v in chosen])).float()
-        texts = [data.caption(all_[i], v, rng) for i, v in chosen]
-        scores = run.networks["words"].temperature.clamp(max=4.6).exp() * vectors(words, texts) @ pictures(x0).T
-        target = torch.arange(len(chosen))
-        run.update((nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2)
+        chosen, ids = (x.to(a.device) for x in next(drawn))
+        run.update(loss_of, ids, latents[tuple(chosen.T)].float())
         if run.step % 250 == 0:
             run.log(held_out=test())
     run.save()

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Trains the autoencoder of emoji-sd: 64x64 RGB to 16x16 latents of 4 channels and back. Goes on from its last checkpoint.
 
-    emoji_vae.py DATA OUT [--steps N]
+    emoji_vae.py DATA OUT [--steps N] [--minutes M] [--batch N] [--device cuda]
 """
-import argparse, json, os, random, time
+import argparse, os
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -20,14 +19,14 @@ def model():
                          mid_block_add_attention=False, scaling_factor=1.0)
 
 
-def batch(emoji, pairs):
-    pixels = np.stack([data.draw(emoji[i].image, variant) for i, variant in pairs])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+def values(pixels):
+    """[n, 64, 64, 3] u8 to [n, 3, 64, 64] from -1 to 1, channels last."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def loss_of(vae, x, rng):
+def loss_of(vae, x, noise):
     posterior = vae.encode(x).latent_dist
-    z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
+    z = posterior.mean + posterior.std * noise
     y = vae.decode(z).sample
     # Edges too, or what is small blurs.
     edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))
@@ -43,22 +42,22 @@ def psnr(vae, x):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("data"), p.add_argument("out")
-    p.add_argument("--steps", type=int, default=1500)
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--rate", type=float, default=1.5e-3)
+    state.arguments(p, 1500, 16, 1.5e-3)
     a = p.parse_args()
     torch.manual_seed(a.seed)
+    torch.backends.cudnn.benchmark = True
     emoji = data.load(a.data)
-    vae = model().to(memory_format=torch.channels_last)
+    vae = model().to(a.device, memory_format=torch.channels_last)
     print(f"{sum(p.numel() for p in vae.parameters())} parameters, {len(emoji)} pictures")
-    run = state.Run(os.path.join(a.out, "vae.pt"), {"vae": vae}, a.rate, a.steps)
+    run = state.Run(os.path.join(a.out, "vae.pt"), {"vae": vae}, a)
     sampler = data.Sampler(emoji, f"{a.seed} {run.step}")
-    rng = torch.Generator().manual_seed(a.seed + run.step)
-    test = batch(emoji, data.held_out(emoji)[:64])
+    rng = torch.Generator(a.device).manual_seed(a.seed + run.step)
+    pictures = torch.from_numpy(data.pictures(emoji)).to(a.device)
+    batch = lambda pairs: values(pictures[tuple(torch.tensor(pairs, device=a.device).T)])
+    test = batch(data.held_out(emoji)[:64])
     while run.goes_on():
-        loss = loss_of(vae, batch(emoji, sampler.draw(a.batch)).contiguous(memory_format=torch.channels_last), rng)
-        run.update(loss)
+        noise = torch.randn((a.batch, 4, 16, 16), generator=rng, device=a.device)
+        run.update(lambda x, noise: loss_of(vae, x, noise), batch(sampler.draw(a.batch)), noise)
         if run.step % 200 == 0:
             run.log(psnr=round(psnr(run.average["vae"], test), 2))
     run.save()
@@ -66,10 +65,10 @@ def main():
     # The latents' standard deviation becomes 1, as SD's does.
     with torch.no_grad():
         pairs = data.Sampler(emoji, 7).draw(512)
-        deviation = torch.cat([vae.encode(batch(emoji, pairs[i:i + 64])).latent_dist.mean for i in range(0, 512, 64)]).std()
+        deviation = torch.cat([vae.encode(batch(pairs[i:i + 64])).latent_dist.mean for i in range(0, 512, 64)]).std()
     vae.register_to_config(scaling_factor=round(1 / deviation.item(), 5))
-    vae.save_pretrained(os.path.join(a.out, "vae"))
-    print(f"scaling_factor {vae.config.scaling_factor}, {psnr(vae, batch(emoji, data.held_out(emoji))):.2f} dB on held-out pictures")
+    print(f"scaling_factor {vae.config.scaling_factor}, {psnr(vae, batch(data.held_out(emoji))):.2f} dB on held-out pictures")
+    vae.cpu().save_pretrained(os.path.join(a.out, "vae"))
 
 
 if __name__ == "__main__":

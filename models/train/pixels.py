@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the models of pixels, glyph-tiny and mednist-ddpm: diffusers' UNet2DModel that predicts the noise.
 
-    pixels.py {glyph-tiny,mednist-ddpm} DATA OUT [--steps N] [--begin FOLDER]
+    pixels.py {glyph-tiny,mednist-ddpm} DATA OUT [--steps N] [--minutes M] [--batch N] [--device cuda] [--begin FOLDER]
 
 DATA: the folder of Omniglot's two small background sets (zip), or of MedNIST's archives (mednist-train-2000.tar, mednist-test-100.tar).
 --begin goes on from the network in FOLDER (as diffusers saves it), else it begins anew; either goes on from its last checkpoint in OUT.
@@ -66,29 +66,30 @@ def as_values(pictures):
     return pictures if pictures.dtype == torch.float32 else pictures.float() / 127.5 - 1
 
 
-def loss_of(net, alphas, x0, labels, t, noise):
-    a = alphas[t].view(-1, 1, 1, 1)
-    x = a.sqrt() * x0 + (1 - a).sqrt() * noise
-    return (net(x, t, class_labels=labels).sample - noise).square().mean()
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("model", choices=MODELS), p.add_argument("data"), p.add_argument("out")
-    p.add_argument("--steps", type=int)
     p.add_argument("--begin")
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--rate", type=float, default=4e-4)
+    state.arguments(p, None, None, 4e-4)
     a = p.parse_args()
     read, config, schedule, batch, steps = MODELS[a.model]
+    a.batch, a.steps = a.batch or batch, a.steps or steps
     torch.manual_seed(a.seed)
+    torch.backends.cudnn.benchmark = True
     os.makedirs(a.out, exist_ok=True)
-    (pictures, labels), (held, held_labels) = read(a.data)
+    (pictures, labels), (held, held_labels) = ([None if x is None else x.to(a.device) for x in part] for part in read(a.data))
     net = UNet2DModel.from_pretrained(a.begin).float() if a.begin else UNet2DModel(**config)
+    net = net.to(a.device, memory_format=torch.channels_last)
     print(f"{sum(p.numel() for p in net.parameters())} parameters, {len(pictures)} pictures, {len(held)} left out")
-    run = state.Run(os.path.join(a.out, "train.pt"), {"unet": net}, a.rate, a.steps or steps)
+    run = state.Run(os.path.join(a.out, "train.pt"), {"unet": net}, a)
     scheduler = DDIMScheduler(**schedule)
-    rng = torch.Generator().manual_seed(a.seed + run.step)
+    alphas = scheduler.alphas_cumprod.to(a.device)
+    rng = torch.Generator(a.device).manual_seed(a.seed + run.step)
+
+    def loss_of(x0, t, noise, labels=None, net=net):
+        a = alphas[t].view(-1, 1, 1, 1)
+        x = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        return (net(x, t, class_labels=labels).sample - noise).square().mean()
 
     def test():
         fixed = torch.Generator().manual_seed(5)
@@ -96,25 +97,26 @@ def main():
         with torch.no_grad():
             for i in range(0, len(held), 100):
                 x0 = as_values(held[i:i + 100])
-                t = torch.randint(0, 1000, (len(x0),), generator=fixed)
-                noise = torch.randn(x0.shape, generator=fixed)
+                t = torch.randint(0, 1000, (len(x0),), generator=fixed).to(a.device)
+                noise = torch.randn(x0.shape, generator=fixed).to(a.device)
                 own = None if held_labels is None else held_labels[i:i + 100]
-                losses.append(loss_of(run.average["unet"], scheduler.alphas_cumprod, x0, own, t, noise).item() * len(x0))
+                losses.append(loss_of(x0, t, noise, own, run.average["unet"]).item() * len(x0))
         return round(sum(losses) / len(held), 5)
 
     print(json.dumps({"held_out before": test()}))
     while run.goes_on():
-        i = torch.randint(0, len(pictures), (batch,), generator=rng)
-        x0, own = as_values(pictures[i]), None
+        i = torch.randint(0, len(pictures), (a.batch,), generator=rng, device=a.device)
+        x0 = as_values(pictures[i])
+        given = [x0, torch.randint(0, 1000, (a.batch,), generator=rng, device=a.device), torch.randn(x0.shape, generator=rng, device=a.device)]
         if labels is not None:
-            own = torch.where(torch.rand(batch, generator=rng) < 0.1, NO_CLASS, labels[i])
-        t = torch.randint(0, 1000, (batch,), generator=rng)
-        run.update(loss_of(net, scheduler.alphas_cumprod, x0, own, t, torch.randn(x0.shape, generator=rng)))
+            given.append(torch.where(torch.rand(a.batch, generator=rng, device=a.device) < 0.1, NO_CLASS, labels[i]))
+        run.update(loss_of, *given)
         if run.step % 500 == 0:
             run.log(held_out=test())
     run.save()
     print(json.dumps({"held_out": test()}))
-    DDPMPipeline(run.average["unet"].half() if labels is not None else run.average["unet"], scheduler).save_pretrained(os.path.join(a.out, a.model))
+    unet = run.average["unet"].cpu()
+    DDPMPipeline(unet.half() if labels is not None else unet, scheduler).save_pretrained(os.path.join(a.out, a.model))
 
 
 if __name__ == "__main__":

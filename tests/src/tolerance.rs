@@ -201,7 +201,7 @@ pub fn int8_psnr(model: &str) -> Likeness {
         "glyph-tiny" => {
             (28.0, "kernels are off by up to 0.4 % of a row's largest; one picture in eight takes another turn (23 dB)")
         }
-        _ => (30.0, "kernels are off by up to 0.4 % of a row's largest, through 40 convolutions and ten steps"),
+        _ => (35.0, "kernels are off by up to 0.4 % of a row's largest, through 40 convolutions and ten steps"),
     };
     Likeness { decibels, reason }
 }
@@ -214,8 +214,8 @@ pub fn q4_psnr(model: &str) -> Likeness {
             "a block is off by 8 % of its size; 20 steps pass that on, and every other picture takes another turn",
         ),
         _ => (
-            16.0,
-            "a block is off by 7 % of its size, through 40 convolutions and ten steps: outlines stay, textures don't",
+            25.0,
+            "a block is off by 7 % of its size, through 40 convolutions and ten steps: outlines stay, fine textures don't",
         ),
     };
     Likeness { decibels, reason }
