@@ -94,7 +94,7 @@ def example(torch, a, net):
 
 def prepare(a):
     """The inputs, torch's result, unfog's input file, and ncnn's network."""
-    import numpy as np, pnnx
+    import numpy as np
     from safetensors.numpy import save_file
     torch, net = load(a)
     inputs = example(torch, a, net)
@@ -107,7 +107,7 @@ def prepare(a):
     if net.config.get('num_class_embeds'):
         given['class'] = np.array([CLASS], np.float32)
     save_file(given, a.work + '/in.safetensors')
-    if os.path.exists(a.work + '/n.ncnn.bin'):
+    if os.path.exists(a.work + '/n.ncnn.bin') or a.peers and 'ncnn' not in a.peers:
         return
     # Half the bytes where that loses nothing.
     halves = all(torch.equal(p, p.half().float()) for p in net.parameters())
@@ -115,6 +115,7 @@ def prepare(a):
     os.makedirs(scratch, exist_ok=True)
     os.chdir(scratch)
     try:
+        import pnnx
         pnnx.export(wrapped(torch, net, 1), 'n.pt', tuple(v[:1] for v in inputs), fp16=halves)
         for name in ('n.ncnn.param', 'n.ncnn.bin'):
             shutil.move(name, f'{a.work}/{name}')
