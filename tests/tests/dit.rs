@@ -264,7 +264,7 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
     for (report, part) in [
         (with(&class, &|o| o.prompt = Some("a cat".into()))?, "takes no text"),
         (with(&class, &|o| o.class = Some("1001".into()))?, "there is no class 1001"),
-        (with(&class, &|o| o.size = Some((18, 16)))?, "multiples of 2"),
+        (with(&class, &|o| o.size = Some((18, 16)))?, "multiples of 4"),
         (with(&class, &|o| o.model = Some(path("dit")))?, "4 channels"),
         (with(&text, &|o| o.prompt = None)?, "give --prompt TEXT"),
         (with(&text, &|o| o.class = Some("1".into()))?, "has no classes"),

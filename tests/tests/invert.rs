@@ -169,12 +169,13 @@ fn what_is_edited_does_not_depend_on_its_batch_or_threads() -> TestResult {
         let options = edit(&folder, "cxr-1", |options, edit| {
             (edit.invert, edit.mask, edit.keep_coarse) = (true, Some(Mask::Auto), Some(16));
             (edit.from_class, edit.strength) = (Some("CXR".into()), Some(0.6));
-            (options.first, options.count, options.guidance) = (first, count, Some(1.5));
+            (options.first, options.count, options.class) = (first, count, Some("Hand".into()));
+            options.guidance = Some(1.5);
             options.backend.threads = Some(threads);
         });
         left(&options, "a batch")
     };
-    // Images 3 to 5 have the classes 3 to 5; the picture has 2, which would leave nothing to find.
+    // Each image finds a mask of its own, by noise of its own.
     let together = make(3, 3, 2)?;
     for i in 0..3 {
         let alone = make(3 + i as u64, 1, 1)?;

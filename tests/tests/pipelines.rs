@@ -119,7 +119,7 @@ fn what_does_not_fit_is_refused_in_one_line() -> TestResult {
     let refusals = [
         (with(&|o| o.prompt = None)?, "give --prompt TEXT"),
         (with(&|o| o.class = Some("3".into()))?, "--class"),
-        (with(&|o| o.size = Some((17, 16)))?, "both sides must be multiples of 2"),
+        (with(&|o| o.size = Some((17, 16)))?, "both sides must be multiples of 4"),
         (with(&|o| o.clip_skip = Some(40))?, "layers"),
         (with(&|o| o.prompt = Some(long.clone()))?, "are the most"),
         (with(&|o| (o.model, o.class) = (None, None))?, "takes no text"),

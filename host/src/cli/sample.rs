@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// What the network predicts: epsilon, v or sample [default: as the model's scheduler says]
     #[arg(long, value_name = "NAME")]
     prediction: Option<String>,
-    /// Class by number or name [default: image i has class i modulo the number of classes]
+    /// Class by number or name [default: image i has class i modulo the number of classes; of edit no class]
     #[arg(long, value_name = "N|NAME")]
     class: Option<String>,
     /// What to lead away from: a class by number or name, or a text [default: no class, no text]

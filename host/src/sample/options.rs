@@ -37,7 +37,7 @@ pub struct Options {
     pub tokenizer: Option<PathBuf>,
     /// What the network predicts, where its scheduler's config is not to say.
     pub prediction: Option<PredictionType>,
-    /// A class's number or name; each in turn if absent.
+    /// A class's number or name; if absent each in turn, of an edit no class.
     pub class: Option<String>,
     /// What the pictures are to lead away from: the number or name of a class, or a text like `prompt`.
     pub negative: Option<String>,

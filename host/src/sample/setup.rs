@@ -135,7 +135,8 @@ impl Setup {
             }
             (asked, _) => asked,
         };
-        let picture = picture(model, size, picture_channels, multiple)?;
+        let of_both = if autoencoder.is_some() { multiple.saturating_mul(model.multiple()) } else { multiple };
+        let picture = picture(model, size, picture_channels, [multiple, of_both])?;
         let (width, height) = (picture.width / multiple, picture.height / multiple);
         let scheduler = model.scheduler()?;
         if scheduler.is_none() && options.schedule.is_none() {
@@ -308,8 +309,9 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
     }
 }
 
-/// The shape of the pictures; both sides are multiples of `multiple`.
-fn picture(model: &Model, size: Option<(u32, u32)>, channels: u32, multiple: u32) -> Result<Shape> {
+/// The shape of the pictures: as asked for, both sides multiples of `of_both`, or that which the model has, in latents of which each stands for `multiple`
+/// pixels along a side.
+fn picture(model: &Model, size: Option<(u32, u32)>, channels: u32, [multiple, of_both]: [u32; 2]) -> Result<Shape> {
     let own = |n: u32| n.checked_mul(multiple);
     let (width, height) = match (size, model.size()) {
         (None, Some((h, w))) => {
@@ -320,8 +322,8 @@ fn picture(model: &Model, size: Option<(u32, u32)>, channels: u32, multiple: u32
     if u64::from(width) * u64::from(height) * u64::from(channels) > MOST_VALUES {
         return Err(Error::usage(format!("pictures of {width}x{height} are too large")));
     }
-    if !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
-        return Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {multiple}")));
+    if !width.is_multiple_of(of_both) || !height.is_multiple_of(of_both) {
+        return Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {of_both}")));
     }
     Ok(Shape { width, height, channels })
 }
@@ -331,6 +333,8 @@ fn class(model: &Model, options: &Options) -> Result<Option<u32>> {
         (None, Some(classes)) if classes.count() == 0 => {
             Err(Error::usage("this network takes a class and names none").hint("give --class N"))
         }
+        // What is made of a picture shows what the picture does, whatever that is.
+        (None, Some(classes)) if options.edit.is_some() => classes.unknown("--class").map(Some),
         (None, _) => Ok(None),
         (Some(text), Some(classes)) => classes.find(text).map(Some),
         (Some(_), None) => Err(Error::usage(format!("--class: the model {} has no classes", model.name()))),

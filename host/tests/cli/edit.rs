@@ -105,6 +105,10 @@ fn inverted_pictures_masks_that_are_found_and_coarse_parts_come_back_bit_by_bit(
     assert_eq!((found.mask.as_deref(), found.mask_sha256, found.from_class), (Some("auto"), None, Some(6)));
     let coarse = edited("coarse.png");
     assert_eq!((coarse.keep_coarse, coarse.strength, coarse.from_class), (Some(8), Some(1.0), None));
+    let untold =
+        ["edit", "hand.png", "--model", &model, "--backend", "cpu", "--steps", "4", "--quiet", "--out", "a.png"];
+    place.succeed(&untold);
+    assert_eq!(Recipe::read(&place.path("a.png")).unwrap().class, Some(6));
     place.fail(&["edit", "hand.png", "--model", &model, "--from-class", "4"], 2, "means nothing without --invert");
     place.fail(&["edit", "hand.png", "--model", &model, "--invert", "--sampler", "euler"], 2, "means nothing to euler");
     place.fail(&["edit", "hand.png", "--model", &model, "--keep-coarse", "5"], 2, "--keep-coarse 5");
