@@ -1,6 +1,7 @@
 //! How long an evaluation takes, how much memory it needs, and how that compares with what the machine can do.
 
 pub(crate) mod alone;
+mod device;
 mod ops;
 mod peak;
 mod traffic;
@@ -9,8 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use unfog_core::nn::graph::{Input, WeightUse};
-use unfog_core::nn::op::{Affine, Conv2d, Op, Shape};
+use unfog_core::nn::graph::Input;
+use unfog_core::nn::op::{Affine, Op, Shape};
 use unfog_core::nn::weights::WeightData;
 
 pub use ops::{NodeTime, OpTime, OpTimes};
@@ -23,7 +24,6 @@ use crate::model::{Model, Network};
 use crate::probe::{Given, Probe};
 use crate::stop::Stop;
 use crate::tensors;
-use alone::{Bench, single};
 
 /// Evaluations that are not counted, the first of which is told of.
 const WARM_UP: usize = 2;
@@ -162,7 +162,7 @@ fn measure(
     // What follows is measured with the backend's memory given back.
     drop((backend, probe));
     let peak = match (&options.peak, request.kind) {
-        (Some(processor), Kind::Vulkan) => Some(device(request, stop)?.unwrap_or_else(|| processor.clone())),
+        (Some(processor), Kind::Vulkan) => Some(device::peak(request, stop)?.unwrap_or_else(|| processor.clone())),
         (peak, _) => peak.clone(),
     };
     let (flops, moved_bytes) =
@@ -190,44 +190,6 @@ fn measure(
         anonymous_bytes,
         ops,
     })
-}
-
-/// Measures the device of the Vulkan backend by kernels of its own: the best of some matrix products, and an addition over arrays
-/// that fit no cache. What no kernel here reaches is not known, so shares of it are shares of the best there is. `None` for a
-/// device that is software: its roof is the processor's.
-///
-/// # Errors
-/// Those of the backend.
-fn device(request: &Request, stop: &Stop) -> Result<Option<Peak>> {
-    /// A product is not made larger once it takes this long.
-    const ENOUGH: Duration = Duration::from_millis(30);
-    let bench = Bench::open(request)?;
-    if bench.is_software() {
-        return Ok(None);
-    }
-    let kernel = |n: u32| unfog_core::nn::graph::Weight { shape: [n, n, 1, 1], role: WeightUse::Kernel };
-    let (mut flops_per_second, mut how) = (0.0_f64, String::new());
-    for n in [256, 512, 1024, 2048, 4096] {
-        let op = Op::Conv2d(Conv2d::linear(n, n));
-        let pixels = Shape::new(n / 16, 16, n);
-        let network = single(op, [Some(pixels), None, None], [Some(kernel(n)), None])?;
-        let values = vec![0.01; (n * n) as usize];
-        let time = bench.time(&network, &[WeightData::F32(&values)], ENOUGH, stop)?;
-        let rate = 2.0 * f64::from(n).powi(3) / time.as_secs_f64();
-        if rate > flops_per_second {
-            (flops_per_second, how) = (rate, format!("a product of {n}x{n} matrices"));
-        }
-        if time > ENOUGH {
-            break;
-        }
-    }
-    // 32 MiB of values, read and written.
-    let shape = Shape::new(1024, 2048, 4);
-    let network = single(Op::Affine(Affine::new(0.5, 0.0)), [Some(shape), None, None], [None; 2])?;
-    let time = bench.time(&network, &[], ENOUGH, stop)?;
-    let bytes_per_second = 8.0 * shape.len() as f64 / time.as_secs_f64();
-    let how = format!("{how} and a scaling of 32 MiB, by its own kernels");
-    Ok(Some(Peak { how, flops_per_second, bytes_per_second }))
 }
 
 /// Memory of this process as Linux counts it: `VmHWM:`, the most so far, or `RssAnon:`, what no file backs.
