@@ -30,7 +30,7 @@ TASKS = {
     "invert": "--invert --from-class {was} --class {asked} --guidance 3 --steps 20",
     "found": "--invert --mask auto --from-class {was} --class {asked} --guidance 3 --steps 20",
     "strength": "--class {asked} --strength 0.8 --guidance 2 --steps 20",
-    "coarse": "--class {asked} --keep-coarse 32 --guidance 3 --steps 20",
+    "coarse": "--class {asked} --keep-coarse 32 --steps 20",
 }
 
 
