@@ -82,15 +82,15 @@ pub struct Inspection {
 pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Result<Inspection> {
     request.check()?;
     let pipeline = Pipeline::of(model)?;
-    let [width, height] = match model.unclip() {
-        Some(_) => unclip::size(model, size)?,
-        None => self::size(model, size, pipeline.as_ref().map_or(1, Pipeline::multiple))?,
-    };
-    let (shown, network) = match model.unclip() {
-        Some(stages) => (&*stages.decoder, unclip::network(stages)?),
+    let scale = pipeline.as_ref().map_or(1, Pipeline::multiple);
+    let (shown, network, [width, height]) = match model.unclip() {
+        Some(stages) => {
+            let sides = unclip::size(model, size)?;
+            (&*stages.decoder, unclip::network(stages)?, sides)
+        }
         None => {
-            let multiple = pipeline.as_ref().map_or(1, Pipeline::multiple);
-            (model, model.network(height / multiple, width / multiple)?)
+            let (width, height) = model.pixels(size, scale)?;
+            (model, model.network(height / scale, width / scale)?, [width, height])
         }
     };
     let graph = network.graph();
@@ -143,18 +143,6 @@ pub fn inspect(model: &Model, size: Option<(u32, u32)>, request: &Request) -> Re
         stages,
         layers: layers.collect(),
     })
-}
-
-/// Width and height of the pictures: multiples of `multiple`.
-fn size(model: &Model, asked: Option<(u32, u32)>, multiple: u32) -> Result<[u32; 2]> {
-    let (width, height) = match (asked, model.size()) {
-        (None, Some((h, w))) => (w.saturating_mul(multiple), h.saturating_mul(multiple)),
-        (asked, _) => model.picture_size(asked)?,
-    };
-    match width.is_multiple_of(multiple) && height.is_multiple_of(multiple) {
-        true => Ok([width, height]),
-        false => Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {multiple}"))),
-    }
 }
 
 /// The backends that `request` means: of those that `auto` stands for, the ones that there are.

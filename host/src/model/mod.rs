@@ -19,6 +19,7 @@ mod packed;
 mod prior_transformer;
 mod scheduler;
 mod sd3;
+mod size;
 mod source;
 mod text_encoder;
 mod unclip;
@@ -289,31 +290,6 @@ impl Model {
             Origin::Sd3(_, config) => config.patch_size.max(1),
             _ => 1,
         }
-    }
-
-    /// Both sides of what is sampled must be multiples of this.
-    pub(crate) fn multiple(&self) -> u32 {
-        match &self.origin {
-            Origin::UNet2d(_, config) => config.multiple(),
-            Origin::UNet2dCondition(_, config) => config.multiple(),
-            _ => self.patch(),
-        }
-    }
-
-    /// The size of the pictures that the network was trained on: rows and columns.
-    pub fn size(&self) -> Option<(u32, u32)> {
-        self.size
-    }
-
-    /// Width and height of the pictures to make: those that are asked for, or the model's own.
-    ///
-    /// # Errors
-    /// A usage error when neither is there.
-    pub fn picture_size(&self, asked: Option<(u32, u32)>) -> Result<(u32, u32)> {
-        asked.or(self.size.map(|(h, w)| (w, h))).ok_or_else(|| {
-            Error::usage(format!("the model {} does not say how large its pictures are", self.name))
-                .hint("give --size WxH")
-        })
     }
 
     /// The classes, of a class-conditional model.

@@ -135,8 +135,7 @@ impl Setup {
             }
             (asked, _) => asked,
         };
-        let of_both = if autoencoder.is_some() { multiple.saturating_mul(model.multiple()) } else { multiple };
-        let picture = picture(model, size, picture_channels, [multiple, of_both])?;
+        let picture = picture(model.pixels(size, multiple)?, picture_channels)?;
         let (width, height) = (picture.width / multiple, picture.height / multiple);
         let scheduler = model.scheduler()?;
         if scheduler.is_none() && options.schedule.is_none() {
@@ -309,21 +308,10 @@ fn text(model: &Model, options: &Options) -> Result<Option<Autoencoder>> {
     }
 }
 
-/// The shape of the pictures: as asked for, both sides multiples of `of_both`, or that which the model has, in latents of which each stands for `multiple`
-/// pixels along a side.
-fn picture(model: &Model, size: Option<(u32, u32)>, channels: u32, [multiple, of_both]: [u32; 2]) -> Result<Shape> {
-    let own = |n: u32| n.checked_mul(multiple);
-    let (width, height) = match (size, model.size()) {
-        (None, Some((h, w))) => {
-            own(w).zip(own(h)).ok_or_else(|| Error::failure("the model's pictures are too large"))?
-        }
-        (asked, _) => model.picture_size(asked)?,
-    };
+/// The shape of pictures of this width and height.
+fn picture((width, height): (u32, u32), channels: u32) -> Result<Shape> {
     if u64::from(width) * u64::from(height) * u64::from(channels) > MOST_VALUES {
         return Err(Error::usage(format!("pictures of {width}x{height} are too large")));
-    }
-    if !width.is_multiple_of(of_both) || !height.is_multiple_of(of_both) {
-        return Err(Error::usage(format!("--size {width}x{height}: both sides must be multiples of {of_both}")));
     }
     Ok(Shape { width, height, channels })
 }
