@@ -31,22 +31,8 @@ impl GivenNoise {
     /// # Errors
     /// Those of [`Self::read`].
     pub fn named(path: &Path, name: &str) -> Result<Self> {
-        let bytes = files::read(path)?;
-        let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
-        let file =
-            SafeTensors::deserialize(&bytes).map_err(|e| complain("no whole safetensors file".into()).because(e))?;
-        let tensor = file.tensor(name).map_err(|e| complain(format!("holds no tensor `{name}`")).because(e))?;
-        let expected = "expected [draws, n, c, h, w] of F32, F16 or BF16";
-        let shape: [usize; 5] = tensor
-            .shape()
-            .try_into()
-            .map_err(|_| complain(format!("{name} has the shape {:?}", tensor.shape())).hint(expected))?;
-        let values = widen(&tensor)?
-            .ok_or_else(|| complain(format!("{name} has the type {:?}", tensor.dtype())).hint(expected))?;
-        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-            return Err(complain(format!("{name} is {} at index {i}", values[i])));
-        }
-        Ok(Self { shape, values })
+        let (values, shape) = read_shaped(path, name, "[draws, n, c, h, w]")?;
+        Ok(Self { shape: shape.map(|side| side as usize), values })
     }
 
     /// Fails unless the noise is for `n` images of `c * h * w`.
@@ -75,10 +61,15 @@ impl GivenNoise {
     }
 }
 
+/// Whether a file is one of tensors, by its name.
+pub(crate) fn is_named(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+}
+
 /// The tensor `name` of the safetensors file at `path`, and its shape, which errors call `expected`: f32, f16 or bf16.
 ///
 /// # Errors
-/// A missing or damaged file, another type or number of sides, a side of 0, a value that is not finite.
+/// A missing or damaged file, another type or number of sides, a value that is not finite.
 pub(crate) fn read_shaped<const N: usize>(path: &Path, name: &str, expected: &str) -> Result<(Vec<f32>, [u32; N])> {
     let bytes = files::read(path)?;
     let complain = |what: String| Error::failure(format!("{}: {what}", path.display()));
@@ -86,7 +77,7 @@ pub(crate) fn read_shaped<const N: usize>(path: &Path, name: &str, expected: &st
     let tensor = file.tensor(name).map_err(|e| complain(format!("holds no tensor `{name}`")).because(e))?;
     let expected = format!("expected {name} {expected} of F32, F16 or BF16");
     let sides: Option<Vec<u32>> = tensor.shape().iter().map(|&side| u32::try_from(side).ok()).collect();
-    let shape = sides.and_then(|sides| <[u32; N]>::try_from(sides).ok()).filter(|shape| !shape.contains(&0));
+    let shape = sides.and_then(|sides| <[u32; N]>::try_from(sides).ok());
     let shape = shape.ok_or_else(|| complain(format!("{name} has the shape {:?}", tensor.shape())).hint(&expected))?;
     let values =
         widen(&tensor)?.ok_or_else(|| complain(format!("{name} has the type {:?}", tensor.dtype())).hint(&expected))?;
@@ -103,8 +94,8 @@ pub(crate) fn read_shaped<const N: usize>(path: &Path, name: &str, expected: &st
 pub(crate) fn read_image(path: &Path) -> Result<(Vec<f32>, [u32; 3])> {
     let expected = "[1 or 3, h, w]";
     let (values, shape) = read_shaped(path, "image", expected)?;
-    match shape[0] {
-        1 | 3 => Ok((values, shape)),
+    match shape {
+        [1 | 3, h, w] if h > 0 && w > 0 => Ok((values, shape)),
         _ => Err(Error::failure(format!("{}: image has the shape {shape:?}", path.display()))
             .hint(format!("expected image {expected}"))),
     }

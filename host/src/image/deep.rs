@@ -36,7 +36,7 @@ impl Deep {
     /// # Errors
     /// Those of [`super::load`].
     pub fn load(path: &Path) -> Result<Self> {
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
+        if tensors::is_named(path) {
             let (values, shape) = tensors::read_image(path)?;
             let [channels, height, width] = shape;
             let mut values = values;

@@ -15,20 +15,18 @@ pub(super) struct Latents {
 }
 
 impl Latents {
-    /// Whether a file is one of latents, by its name.
-    pub(super) fn are(path: &Path) -> bool {
-        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
-    }
-
     /// Reads the tensor `x0` `[1, c, h, w]` of a safetensors file, as `--latents-out` writes it.
     ///
     /// # Errors
-    /// A missing or damaged file, another shape, a value that is not finite; a usage error for latents of several pictures.
+    /// A missing or damaged file, another shape, no value or one that is not finite; a usage error for latents of several pictures.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let (values, [n, channels, height, width]) = tensors::read_shaped(path, "x0", "[1, c, h, w]")?;
         if n != 1 {
             return Err(Error::usage(format!("{}: latents of {n} pictures, not of one", path.display()))
                 .hint("one picture is edited at a time: make it with --count 1"));
+        }
+        if values.is_empty() {
+            return Err(Error::failure(format!("{}: x0 holds no value", path.display())));
         }
         Ok(Self { values, channels, sides: [height, width] })
     }

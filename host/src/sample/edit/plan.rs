@@ -12,6 +12,7 @@ use crate::image::Picture;
 use crate::model::{Autoencoder, Encoded, Model};
 use crate::recipe::Edited;
 use crate::settings::{Settings, Wishes};
+use crate::tensors;
 
 /// Channels of the picture that an upscaler is given.
 const PICTURE: u32 = 3;
@@ -160,7 +161,7 @@ impl Given {
     /// # Errors
     /// A missing or damaged file.
     pub(in super::super) fn read(edit: &Edit) -> Result<Self> {
-        let (image, sha256) = if Latents::are(&edit.image) {
+        let (image, sha256) = if tensors::is_named(&edit.image) {
             (Image::Latents(Latents::read(&edit.image)?), files::sha256(&edit.image)?)
         } else {
             let picture::Read { picture, sha256 } = picture::Read::new(&edit.image)?;
