@@ -207,7 +207,7 @@ impl Context {
         Self { choices: Arc::new(choices.into_iter().collect()), ..self.clone() }
     }
 
-    /// What the validation layer had to say so far: warnings and errors.
+    /// What the validation layer had to say so far, warnings and errors, but for what is about the layer itself.
     pub fn messages(&self) -> Vec<String> {
         self.log().messages()
     }
@@ -267,7 +267,8 @@ fn messenger(messages: Messages) -> DebugUtilsMessengerCreateInfo {
 fn of_the_layer(message: &str) -> bool {
     let lists = ["VUID-VkPhysicalDeviceProperties2-pNext-pNext", "VUID-VkPhysicalDeviceFeatures2-pNext-pNext"];
     (message.contains("unknown VkStructureType") && lists.iter().any(|id| message.contains(id)))
-        || (message.contains("vkGetDeviceProcAddr()") && message.contains("is an instance level function"))
+        || message
+            .contains("vkGetPhysicalDeviceVideoEncodeQualityLevelPropertiesKHR which is an instance level function")
 }
 
 fn instance(validation: Option<DebugUtilsMessengerCreateInfo>) -> Result<Arc<Instance>, GpuError> {
