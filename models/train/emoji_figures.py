@@ -54,7 +54,7 @@ def main():
     a = p.parse_args()
     emoji = data.load(a.data)
     left_out = data.held_out(emoji)[: a.count]
-    table = np.stack([[small(data.draw(one.image, v)) for v in range(data.VARIANTS)] for one in emoji])
+    table = np.stack([[small(picture) for picture in variants] for variants in data.pictures(emoji)])
     keep = np.ones(table.shape[:2], bool)
     for i, v in data.held_out(emoji):
         keep[i, v] = False

@@ -3,7 +3,7 @@
 
     emoji_text.py DATA OUT [--steps N] [--minutes M] [--batch N] [--device cuda]
 
-       OUT has tokenizer/ and vae/ by now (emoji_tokenizer.py, emoji_vae.py)
+OUT has tokenizer/ and vae/ by now (emoji_tokenizer.py, emoji_vae.py)
 
 Contrastive training as CLIP's (Radford et al. 2021), with a small convolutional network for the pictures, which is thrown away. From the diffusion loss alone
 an encoder learns backgrounds and styles, and what things are called hardly at all. emoji.py takes OUT/text.pt and leaves it as it is. The log
